@@ -1,0 +1,235 @@
+"""Names, atomic writing and reading of what a job leaves on disk, and the Parquet schemas.
+
+A finished cycle is one directory. It is written under a dot name beside its final place, synced, and
+renamed, so a reader sees either nothing or a whole directory, whenever the writer is killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Table: TypeAlias = pa.Table
+
+RESULT_FILE = "result.json"
+FAILURE_FILE = "failure.json"
+TIMESERIES_FILE = "timeseries.parquet"
+REQUESTS_FILE = "requests.parquet"
+RAW_FOLDER = "raw"
+COMPLETED_PREFIX = ".completed_"
+
+MAX_NAME = 80
+_TIMESTAMP = "%Y-%m-%dT%H-%M-%SZ"
+_MAX_JSON_BYTES = 256 * 2**20
+
+TIMESERIES_SCHEMA = pa.schema(
+    [
+        pa.field("timestamp_s", pa.float64(), nullable=False),
+        pa.field("gpu_power_w", pa.float64()),
+        pa.field("gpu_temperature_c", pa.float64()),
+        pa.field("gpu_index", pa.int32(), nullable=False),
+    ]
+)
+"""One row per sample: seconds since the window opened, W, degrees C, index of the device in the job."""
+
+REQUESTS_SCHEMA = pa.schema(
+    [
+        pa.field("process_index", pa.int32(), nullable=False),
+        pa.field("request_index", pa.int32(), nullable=False),
+        pa.field("input_tokens", pa.int32(), nullable=False),
+        pa.field("output_tokens", pa.int32(), nullable=False),
+        pa.field("finish_reason", pa.string()),
+        pa.field("output_sha256", pa.string()),
+        pa.field("arrival_s", pa.float64()),
+        pa.field("ttft_ms", pa.float64()),
+        pa.field("e2e_ms", pa.float64()),
+        pa.field("queue_ms", pa.float64()),
+        pa.field("itl_ms", pa.list_(pa.float64())),
+    ]
+)
+"""One row per request; arrival in seconds since the window opened; null is not measured."""
+
+SIDECAR_SCHEMAS: dict[str, pa.Schema] = {TIMESERIES_FILE: TIMESERIES_SCHEMA, REQUESTS_FILE: REQUESTS_SCHEMA}
+
+
+class UnreadableResult(ValueError):
+    """A file that is not what the contract says; the message names the file and the reason."""
+
+
+def new_experiment_id(now: datetime, random: str | None = None) -> str:
+    """``exp_YYYYMMDD_HHMMSS_`` and 8 hex digits, unique per cycle.
+
+    Args:
+        now: aware time of the start.
+        random: 8 hex digits; drawn if not given.
+    """
+    return f"exp_{now.astimezone(UTC):%Y%m%d_%H%M%S}_{random or secrets.token_hex(4)}"
+
+
+def directory_name(parts: list[str], now: datetime) -> str:
+    """``{name}_{timestamp}``; the name joins `parts`, is cut in its first part to 80 characters, [a-z0-9._-]."""
+    first, *rest = [re.sub(r"[^a-z0-9._-]+", "-", part.lower()).strip("-.") for part in parts]
+    tail = "".join(f"-{part}" for part in rest if part)
+    first = first[: MAX_NAME - len(tail)].rstrip("-.") or "job"
+    return f"{first}{tail}_{now.astimezone(UTC).strftime(_TIMESTAMP)}"
+
+
+def save_directory(output_dir: Path, name: str, documents: Mapping[str, str], tables: Mapping[str, Table]) -> Path:
+    """Write `documents` (text) and `tables` (Parquet) as one new directory, atomically.
+
+    If the name is taken, ``_1``, ``_2``, ... is appended, also when several writers race for it.
+
+    Returns:
+        The directory's final path.
+
+    Raises:
+        OSError: nothing is left behind.
+        pa.ArrowInvalid: a table does not fit its schema.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    scratch = output_dir / f".{name}.tmp-{secrets.token_hex(4)}"
+    scratch.mkdir()
+    try:
+        for file, text in documents.items():
+            _write_synced(scratch / file, text.encode())
+        for file, table in tables.items():
+            pq.write_table(_conform(table, SIDECAR_SCHEMAS[file], file), scratch / file, compression="zstd")
+            _sync(scratch / file)
+        _sync(scratch)
+        return publish(scratch, output_dir, name)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def publish(folder: Path, output_dir: Path, name: str) -> Path:
+    """Rename the non-empty `folder` to the first free one of name, name_1, name_2, ... in `output_dir`.
+
+    The target is never created beforehand: a rename replaces an empty directory without a word, but
+    fails on one with files in it, and every published directory has files in it.
+    """
+    for target in _candidates(output_dir, name):
+        if os.path.lexists(target):
+            continue
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                continue  # another writer was faster
+            raise
+        _sync(output_dir)
+        return target
+    raise AssertionError("unreachable: candidates never end")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace one file so that a reader sees the old text or the new one, never a part."""
+    scratch = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    try:
+        scratch.write_text(text)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def result_file(path: Path) -> Path:
+    """`path` itself, or the ``result.json`` in it when it is a directory."""
+    return path / RESULT_FILE if path.is_dir() else path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        UnreadableResult: not there, not readable, too large, not JSON (NaN and infinity are not), not an object.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise UnreadableResult(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB")
+        data = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise UnreadableResult(f"{path} cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise UnreadableResult(f"{path} is nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, UnreadableResult):
+            raise
+        raise UnreadableResult(f"{path} is not valid JSON ({error}); the file is cut off or damaged") from None
+    if not isinstance(data, dict):
+        raise UnreadableResult(f"{path} holds a {type(data).__name__}, not a JSON object")
+    return data
+
+
+def load_table(directory: Path, file: str) -> Table:
+    """Read a sidecar named by its result, as its schema has it.
+
+    Raises:
+        UnreadableResult: damaged, or columns are missing.
+        FileNotFoundError: not there.
+    """
+    path = directory / file
+    schema = SIDECAR_SCHEMAS.get(file)
+    try:
+        table = pq.read_table(path)
+        return table if schema is None else _conform(table, schema, file)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UnreadableResult(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+
+
+def find_directories(root: Path) -> Iterator[Path]:
+    """Every directory below `root` that holds a result or a failure, in name order.
+
+    Dot names are unfinished work and are passed over; links to directories are not followed.
+    """
+    for parent, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if RESULT_FILE in files or FAILURE_FILE in files:
+            folders.clear()
+            yield Path(parent)
+
+
+def _candidates(output_dir: Path, name: str) -> Iterator[Path]:
+    yield output_dir / name
+    number = 0
+    while True:
+        number += 1
+        yield output_dir / f"{name}_{number}"
+
+
+def _conform(table: Table, schema: pa.Schema, file: str) -> Table:
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    return table.select(schema.names).cast(schema)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,151 @@
+"""The interface of every job image: arguments, mount points, exit codes, labels, failures.
+
+The runner starts a job and a job answers it through nothing but what is named here, so a host that
+knows this file can drive any image that carries the same ``CONTRACT_VERSION`` label.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CONTRACT_VERSION = "1"
+
+# What an image is started with: IMAGE --config FILE --output DIR [--context FILE].
+ARG_CONFIG = "--config"
+ARG_CONTEXT = "--context"
+ARG_OUTPUT = "--output"
+
+# Where things are inside a container.
+RESULTS_MOUNT = "/results"
+MODELS_MOUNT = "/models"
+HF_TOKEN_FILE = "/run/secrets/hf_token"
+
+# Files that runner and job exchange in the output folder while the job runs.
+CONFIG_FILE = "config.json"
+CONTEXT_FILE = "context.json"
+PROGRESS_FILE = "progress.json"
+
+# Environment variables that a job reads.
+ENV_LOG_LEVEL = "JOULEHOUSE_LOG_LEVEL"
+ENV_HF_TOKEN_PATH = "HF_TOKEN_PATH"
+ENV_HF_HOME = "HF_HOME"
+
+# OCI image labels, set by every Dockerfile and read by the docker launcher.
+LABEL_CONTRACT = "io.joulehouse.contract"
+LABEL_BACKEND = "io.joulehouse.backend"
+LABEL_REVISION = "org.opencontainers.image.revision"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of a job; the runner's own exit code is that of the first failed job.
+
+    1 is a bug in joulehouse, 2 a wrong command line, 125 to 127 come from a launcher.
+    """
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    CONFIG_INVALID = 10
+    MODEL_UNAVAILABLE = 11
+    OUT_OF_MEMORY = 12
+    GPU_UNUSABLE = 13
+    MEASUREMENT_FAILED = 14
+    INCOMPLETE_PROCESSES = 15
+    INTERRUPTED = 16
+    LAUNCHER = 125
+
+
+class JobError(Exception):
+    """A failure with a cause that the user can act on; each subclass has its exit code.
+
+    Args:
+        message: what is wrong, in one line.
+        advice: what to do about it, in one line.
+    """
+
+    exit_code = ExitCode.BUG
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = one_line(message)
+        self.advice = one_line(advice)
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.advice}".strip()
+
+
+class ConfigInvalid(JobError):
+    exit_code = ExitCode.CONFIG_INVALID
+
+
+class ModelUnavailable(JobError):
+    exit_code = ExitCode.MODEL_UNAVAILABLE
+
+
+class OutOfMemory(JobError):
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class GpuUnusable(JobError):
+    exit_code = ExitCode.GPU_UNUSABLE
+
+
+class MeasurementFailed(JobError):
+    exit_code = ExitCode.MEASUREMENT_FAILED
+
+
+class IncompleteProcesses(JobError):
+    exit_code = ExitCode.INCOMPLETE_PROCESSES
+
+
+class Interrupted(JobError):
+    exit_code = ExitCode.INTERRUPTED
+
+
+class JobContext(BaseModel):
+    """What the launcher knows and the measurement does not depend on; none of it enters the hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str | None = Field(None, description="name of the study")
+    cycle: int = Field(1, ge=1, description="number of this repetition, from 1")
+    block: str | None = Field(None, description="block (cycle and GPU set) this cycle ran in")
+    attempt: int = Field(1, ge=1, description="number of this try at the cycle, from 1")
+    measurement_config_hash: str | None = Field(
+        None, description="hash computed on the host, where the local files that enter it are"
+    )
+    image_name: str | None = Field(None, description="image reference; None for a local process")
+    image_id: str | None = Field(None, description="image content id (sha256:...)")
+    image_repo_digest: str | None = Field(None, description="registry digest; None if never pushed")
+    git_revision: str | None = Field(None, description="joulehouse's git revision")
+    launcher: str | None = Field(None, description="local, docker or kubernetes")
+    node: str | None = Field(None, description="host name of the machine")
+    pod: str | None = Field(None, description="Kubernetes pod name")
+
+
+class JobFailure(BaseModel):
+    """``failure.json``: why a job has no result. A failure is data; the warehouse counts it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    experiment_id: str
+    backend: str | None = None
+    measurement_config_hash: str | None = None
+    config: dict[str, Any] | None = Field(None, description="the configuration as it was given")
+    study: str | None = None
+    cycle: int | None = None
+    attempt: int | None = None
+    error_class: str = Field(description="class name of the error, or TimedOut, Killed")
+    exit_code: int
+    message: str
+    advice: str = ""
+    log_tail: list[str] = Field(default_factory=list, description="last lines of the job's log")
+    time: str = Field(description="when it failed, ISO 8601, UTC")
+
+
+def one_line(text: str) -> str:
+    """`text` with all white space folded, so that a message is always one line."""
+    return " ".join(text.split())
