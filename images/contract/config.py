@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import reprlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from images.contract.job import ConfigInvalid, ModelUnavailable
+from images.contract.job import ConfigInvalid, ModelUnavailable, only_json
 
 BackendName = Literal["pytorch", "vllm", "trt", "stub"]
 BACKENDS: tuple[BackendName, ...] = ("pytorch", "vllm", "trt", "stub")
@@ -87,18 +88,9 @@ class Measurement(_Part):
 
 
 class _Options(_Part):
-    extra: dict[str, Any] = Field(
+    extra: Annotated[dict[str, Any], AfterValidator(only_json)] = Field(
         default_factory=dict, description="passed to the engine's constructor, names and values untouched"
     )
-
-    @field_validator("extra")
-    @classmethod
-    def _only_json(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(extra, allow_nan=False)
-        except (TypeError, ValueError):
-            raise ValueError("only JSON values are allowed (no NaN, no infinity)") from None
-        return extra
 
 
 class PytorchOptions(_Options):
@@ -191,13 +183,13 @@ class ExperimentConfig(_Part):
     @property
     def model_path(self) -> Path | None:
         """The model's folder if it is a local one, else None."""
-        return Path(self.model).expanduser() if self.model.startswith(_LOCAL_PREFIXES) else None
+        return _local(self.model) if self.model.startswith(_LOCAL_PREFIXES) else None
 
     @property
     def prompt_file(self) -> Path | None:
         """The prompt file if the workload reads one, else None."""
         source = self.workload.source
-        return None if source in ("builtin", "synthetic") else Path(source).expanduser()
+        return None if source in ("builtin", "synthetic") else _local(source)
 
     def measurement_config_hash(self) -> str:
         """First 16 hex digits of SHA-256 over the canonical JSON of this configuration.
@@ -207,7 +199,7 @@ class ExperimentConfig(_Part):
 
         Raises:
             ConfigInvalid: the prompt file cannot be read.
-            ModelUnavailable: the model folder is not there.
+            ModelUnavailable: the model folder is not there or cannot be read.
         """
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
 
@@ -215,7 +207,7 @@ class ExperimentConfig(_Part):
         """The text that is hashed: no defaults, no empty mappings, integral floats as integers, sorted keys."""
         own = self.model_dump(mode="json")
         if self.prompt_file is not None:
-            own["workload"]["source"] = f"sha256:{_file_digest(self.prompt_file)}"
+            own["workload"]["source"] = f"sha256:{_prompts_digest(self.prompt_file)}"
         if self.model_path is not None:
             own["model"] = f"sha256:{_folder_digest(self.model_path)}"
         default = ExperimentConfig.model_validate({"backend": self.backend}).model_dump(mode="json")
@@ -246,7 +238,7 @@ def _describe(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not path:
         return str(message)
-    return f"{'.'.join(path)}: {message[0].lower()}{message[1:]}, got {problem['input']!r:.80}"
+    return f"{'.'.join(path)}: {message[0].lower()}{message[1:]}, got {reprlib.repr(problem['input'])}"
 
 
 def _field_names(path: list[str]) -> list[str]:
@@ -278,23 +270,39 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def _file_digest(path: Path) -> str:
+def _local(path: str) -> Path:
     try:
-        status = path.stat()
-        return _digest_of(path, status.st_mtime_ns, status.st_size)
-    except OSError as error:
-        raise ConfigInvalid(
-            f"the prompt file {path} cannot be read ({error.strerror}).", "Correct workload.source."
-        ) from None
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)  # ~ of a user that does not exist; whoever opens it says that it is not there
+
+
+def _prompts_digest(path: Path) -> str:
+    try:
+        return _file_digest(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigInvalid(f"the prompt file {path} cannot be read ({reason}).", "Correct workload.source.") from None
 
 
 def _folder_digest(folder: Path) -> str:
     if not folder.is_dir():
         raise ModelUnavailable(f"the model folder {folder} is not there.", "Correct the path given as model.")
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\0".encode())
+    try:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\0".encode())
+    except OSError as error:
+        raise ModelUnavailable(
+            f"the model folder {folder} cannot be read ({error.strerror}: {error.filename}).",
+            "Correct its permissions, or the path given as model.",
+        ) from None
     return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4096)

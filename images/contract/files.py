@@ -81,8 +81,9 @@ def directory_name(parts: list[str], now: datetime) -> str:
     """``{name}_{timestamp}``; the name joins `parts`, is cut in its first part to 80 characters, [a-z0-9._-]."""
     first, *rest = [re.sub(r"[^a-z0-9._-]+", "-", part.lower()).strip("-.") for part in parts]
     tail = "".join(f"-{part}" for part in rest if part)
-    first = first[: MAX_NAME - len(tail)].rstrip("-.") or "job"
-    return f"{first}{tail}_{now.astimezone(UTC).strftime(_TIMESTAMP)}"
+    first = first[: max(0, MAX_NAME - len(tail))].rstrip("-.") or "job"
+    name = f"{first}{tail}"[:MAX_NAME].rstrip("-.")
+    return f"{name}_{now.astimezone(UTC).strftime(_TIMESTAMP)}"
 
 
 def save_directory(output_dir: Path, name: str, documents: Mapping[str, str], tables: Mapping[str, Table]) -> Path:
@@ -95,7 +96,7 @@ def save_directory(output_dir: Path, name: str, documents: Mapping[str, str], ta
 
     Raises:
         OSError: nothing is left behind.
-        pa.ArrowInvalid: a table does not fit its schema.
+        ValueError: a table does not fit its schema.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     scratch = output_dir / f".{name}.tmp-{secrets.token_hex(4)}"
@@ -137,7 +138,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace one file so that a reader sees the old text or the new one, never a part."""
     scratch = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
-        scratch.write_text(text)
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -169,6 +170,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UnreadableResult(f"{path} holds a {type(data).__name__}, not a JSON object")
     return data
+
+
+def requests_table(columns: Mapping[str, list[Any]]) -> Table:
+    """The rows of requests.parquet from a list per column of ``REQUESTS_SCHEMA``."""
+    return pa.table(dict(columns), schema=REQUESTS_SCHEMA)
 
 
 def load_table(directory: Path, file: str) -> Table:
@@ -213,6 +219,8 @@ def _conform(table: Table, schema: pa.Schema, file: str) -> Table:
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    if repeated := sorted({name for name in schema.names if table.column_names.count(name) > 1}):
+        raise ValueError(f"{file} has the columns {', '.join(repeated)} more than once")
     return table.select(schema.names).cast(schema)
 
 

@@ -6,10 +6,12 @@ knows this file can drive any image that carries the same ``CONTRACT_VERSION`` l
 
 from __future__ import annotations
 
+import json
 from enum import IntEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 CONTRACT_VERSION = "1"
 
@@ -144,6 +146,20 @@ class JobFailure(BaseModel):
     advice: str = ""
     log_tail: list[str] = Field(default_factory=list, description="last lines of the job's log")
     time: str = Field(description="when it failed, ISO 8601, UTC")
+
+
+def only_json(value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, if JSON can hold it and give it back; a validator of fields that take anything.
+
+    Raises:
+        ValueError: NaN, infinity, half a surrogate pair, another type, or nested too deeply.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+        to_json([[[[value]]]])  # pydantic's limit on nesting; the brackets are what will stand around it in a result
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("only JSON values are allowed (no NaN, no infinity, no deep nesting)") from None
+    return value
 
 
 def one_line(text: str) -> str:

@@ -14,16 +14,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from images.contract import files
 from images.contract.files import Table, UnreadableResult
+from images.contract.job import only_json
 
 SCHEMA_VERSION = "2.0"
 
 
 def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{time.isoformat()} is outside the calendar when read as UTC") from None
 
 
 def _plain_name(name: str | None) -> str | None:
-    if name is not None and (name != Path(name).name or name.startswith(".") or "\\" in name or "\0" in name):
+    if name is not None and (name != Path(name).name or name[:1] in ("", ".") or "\\" in name or "\0" in name):
         raise ValueError(f"must be the name of a file beside result.json, not a path: {name!r}")
     return name
 
@@ -83,7 +87,7 @@ class RawProcessResult(_Record):
     """What one process measured; written by itself, aggregated later."""
 
     experiment_id: str
-    process_index: int = Field(ge=0)
+    process_index: int = Field(ge=0, description="rank, from 0")
     gpu_id: int | None = Field(description="index of the first device; None on CPU")
     config_name: str
     model_name: str
@@ -105,7 +109,7 @@ class AggregationMetadata(_Record):
     """How process results were merged."""
 
     method: str = "sum_energy_avg_throughput"
-    num_processes: int
+    num_processes: int = Field(description="processes merged (processes)")
     temporal_overlap_verified: bool = False
     gpu_attribution_verified: bool = False
     warnings: list[str] = Field(default_factory=list)
@@ -139,9 +143,9 @@ class WarmupResult(_Record):
 
     converged: bool = Field(description="True: under the threshold; False: the cap on rounds was reached")
     final_cv: float | None = Field(description="coefficient of variation over the last `window` rounds; None if fewer")
-    target_cv: float
+    target_cv: float = Field(description="coefficient of variation that counts as steady")
     iterations_completed: int = Field(description="rounds")
-    max_rounds: int
+    max_rounds: int = Field(description="cap (rounds)")
     tokens_per_second: list[float] = Field(default_factory=list, description="of each round (tokens/s)")
 
 
@@ -159,7 +163,7 @@ class EnergyBreakdown(_Record):
 class MultiGPUMetrics(_Record):
     """Energy over several devices."""
 
-    num_gpus: int
+    num_gpus: int = Field(description="devices used (GPUs)")
     energy_per_gpu_j: list[float] | None = Field(None, description="J")
 
 
@@ -237,7 +241,9 @@ class ExperimentResult(_Record):
     timeseries: SidecarName = Field(None, description="relative file name")
     start_time: UtcDatetime = Field(description="opening mark of the measured window")
     end_time: UtcDatetime = Field(description="closing mark of the measured window")
-    effective_config: dict[str, Any] = Field(default_factory=dict, description="the whole ExperimentConfig")
+    effective_config: Annotated[dict[str, Any], AfterValidator(only_json)] = Field(
+        default_factory=dict, description="the whole ExperimentConfig"
+    )
     process_results: list[RawProcessResult] = Field(default_factory=list)
     aggregation: AggregationMetadata | None = None
     thermal_throttle: ThermalThrottleInfo | None = None
@@ -246,9 +252,9 @@ class ExperimentResult(_Record):
     extended_metrics: ExtendedEfficiencyMetrics | None = None
 
     study: str | None = None
-    cycle: int | None = None
+    cycle: int | None = Field(None, description="number of this repetition, from 1")
     block: str | None = None
-    attempt: int | None = None
+    attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
     input_tokens: int | None = Field(None, description="tokens")
     output_tokens: int | None = Field(None, description="tokens")
     cached_input_tokens: int | None = Field(None, description="tokens")
@@ -269,7 +275,7 @@ class ExperimentResult(_Record):
         if model is None and self.process_results:
             model = self.process_results[0].model_name
         return files.directory_name(
-            [Path(str(model)).name, self.backend, self.measurement_config_hash[:8], f"c{self.cycle or 0:03d}"],
+            [Path(str(model or "")).name, self.backend, self.measurement_config_hash[:8], f"c{self.cycle or 0:03d}"],
             self.start_time,
         )
 
@@ -339,8 +345,8 @@ class CompletenessReport(_Record):
     """Whether every process of an experiment left a whole result."""
 
     is_complete: bool
-    expected: int
-    found: int
+    expected: int = Field(description="processes")
+    found: int = Field(description="process results, duplicates included")
     missing: list[int] = Field(default_factory=list, description="process indices without a result")
     duplicates: list[int] = Field(default_factory=list, description="process indices with more than one")
     missing_markers: list[int] = Field(default_factory=list, description="process indices without .completed_{i}")

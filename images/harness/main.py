@@ -1,0 +1,252 @@
+"""The job process: arguments -> run -> save -> exit code. Exceptions become exit codes here only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from images.contract import files
+from images.contract.config import parse_config
+from images.contract.job import (
+    ARG_CONFIG,
+    ARG_CONTEXT,
+    ARG_OUTPUT,
+    ENV_LOG_LEVEL,
+    PROGRESS_FILE,
+    RESULTS_MOUNT,
+    ConfigInvalid,
+    ExitCode,
+    Interrupted,
+    JobContext,
+    JobError,
+    JobFailure,
+    OutOfMemory,
+)
+from images.harness.measure import measure
+
+log = logging.getLogger(__name__)
+
+TERMINATION_GRACE_S = 5.0
+_LOG_TAIL_LINES = 50
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGINT; not an Exception, so that no library's handler swallows it."""
+
+
+class _LogTail(logging.Handler):
+    """Keeps the last lines for failure.json."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=_LOG_TAIL_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.extend(self.format(record).splitlines())
+
+
+class Job:
+    """What is known of this job, so that a failure at any moment can be written down."""
+
+    def __init__(self, backend: str, output: Path) -> None:
+        self.backend = backend
+        self.output = output
+        self.started = datetime.now(UTC)
+        self.experiment_id = files.new_experiment_id(self.started)
+        self.raw_config: dict[str, Any] | None = None
+        self.context = JobContext()
+        self.tail = _LogTail()
+        self._ending = threading.RLock()
+
+    def report(self, phase: str) -> None:
+        """Tell the launcher which phase begins."""
+        log.info("phase: %s", phase)
+        document = {"phase": phase, "time": datetime.now(UTC).isoformat()}
+        files.write_atomic(self.output / PROGRESS_FILE, json.dumps(document))
+
+    def fail(self, error: JobError) -> int:
+        """Write failure.json, say why in one line, and return the exit code."""
+        log.error("%s", error)
+        failure = JobFailure(
+            experiment_id=self.experiment_id,
+            backend=self.backend,
+            measurement_config_hash=self.context.measurement_config_hash,
+            config=self.raw_config,
+            study=self.context.study,
+            cycle=self.context.cycle,
+            attempt=self.context.attempt,
+            error_class=type(error).__name__,
+            exit_code=int(error.exit_code),
+            message=error.message,
+            advice=error.advice,
+            log_tail=list(self.tail.lines),
+            time=datetime.now(UTC).isoformat(),
+        )
+        model = str((self.raw_config or {}).get("model", "job"))
+        parts = [Path(model).name, self.backend, f"c{self.context.cycle:03d}", "failed"]
+        try:
+            text = failure.model_dump_json(indent=1)
+            files.save_directory(self.output, files.directory_name(parts, self.started), {files.FAILURE_FILE: text}, {})
+        except (OSError, ValueError) as problem:
+            log.error("failure.json could not be written: %s", problem)
+        return int(error.exit_code)
+
+    def clear_progress(self) -> None:
+        """Nothing but the finished directory stays behind."""
+        (self.output / PROGRESS_FILE).unlink(missing_ok=True)
+
+    def watch_for_termination(self) -> None:
+        """End this job within 5 s of SIGTERM or SIGINT, also when the main thread never returns.
+
+        The handler raises in the main thread, which cannot happen while that is inside a call that does
+        not come back (a hung driver). So a thread is woken by the interpreter's own C-level handler
+        through a socket, waits, writes failure.json and leaves.
+        """
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _raise_terminated)
+        threading.Thread(target=self._leave_after_grace, args=(reader, writer), daemon=True).start()
+
+    def begin_end(self) -> None:
+        """From here on no signal interrupts, and only the caller writes the end.
+
+        If the watchdog was first, this never returns: that one ends the process.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+        self._ending.acquire()
+
+    def _leave_after_grace(self, reader: socket.socket, _writer: socket.socket) -> None:
+        while not set(reader.recv(1)) & {signal.SIGTERM, signal.SIGINT}:
+            pass
+        time.sleep(TERMINATION_GRACE_S)
+        self.begin_end()
+        self.fail(Interrupted("terminated from outside while a call did not return.", "Run it again."))
+        self.clear_progress()
+        os._exit(int(ExitCode.INTERRUPTED))
+
+
+def main(backend_module: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one job and exit.
+
+    Args:
+        backend_module: module with a class ``Backend``; imported late, so that an import that fails or
+            hangs is a failure like any other.
+    """
+    options = _parse(backend_module, arguments)
+    job = Job(backend_module.split(".")[1], options.output)
+    _set_up_logging(job)
+    _check_output(options.output)
+    job.watch_for_termination()
+    try:
+        code = _run(job, options, backend_module)
+    except BaseException as error:  # noqa: BLE001 - the one place where exceptions become exit codes
+        job.begin_end()
+        code = job.fail(_as_job_error(error))
+    job.clear_progress()
+    logging.shutdown()
+    # Leave at once: threads of an engine, or a broken driver, could keep the interpreter from ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
+    job.raw_config = _read(options.config)
+    job.context = _read_context(options.context)
+    config = parse_config(job.raw_config)
+    if config.backend != job.backend:
+        raise ConfigInvalid(
+            f"the configuration is for backend '{config.backend}', this image runs '{job.backend}'.",
+            "Start the other image, or set backend.",
+        )
+    job.report("start")
+    backend = import_module(backend_module).Backend()
+    measured = measure(config, job.context, job.experiment_id, backend, job.report)
+    job.begin_end()  # a finished measurement is saved, whatever arrives now
+    path = measured.result.save(job.output, requests=measured.requests)
+    log.info("saved %s", path)
+    return int(ExitCode.OK)
+
+
+def _parse(backend_module: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python3 -m {backend_module.rpartition('.')[0]}", description="Run one measured experiment."
+    )
+    parser.add_argument(ARG_CONFIG, type=Path, required=True, help="ExperimentConfig as a JSON file")
+    parser.add_argument(ARG_CONTEXT, type=Path, help="JobContext as a JSON file")
+    parser.add_argument(ARG_OUTPUT, type=Path, default=Path(RESULTS_MOUNT), help="where the result directory goes")
+    return parser.parse_args(arguments)
+
+
+def _set_up_logging(job: Job) -> None:
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    stream = logging.StreamHandler(sys.stderr)
+    for handler in (stream, job.tail):
+        handler.setFormatter(form)
+    logging.basicConfig(level=os.environ.get(ENV_LOG_LEVEL, "INFO"), handlers=[stream, job.tail])
+
+
+def _check_output(output: Path) -> None:
+    if not (output.is_dir() and os.access(output, os.W_OK | os.X_OK)):
+        log.error(
+            "the output directory %s is not there or not writable by uid %d, gid %d. Create it for that user, "
+            "or start the job as another one.",
+            output,
+            os.getuid(),
+            os.getgid(),
+        )
+        os._exit(int(ExitCode.USAGE))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return files.read_json(path)
+    except files.UnreadableResult as error:
+        raise ConfigInvalid(f"{error}.", f"Give a JSON object with {ARG_CONFIG}.") from None
+
+
+def _read_context(path: Path | None) -> JobContext:
+    if path is None:
+        return JobContext()
+    try:
+        return JobContext.model_validate(_read(path))
+    except ValidationError as error:
+        raise ConfigInvalid(
+            f"{path} is not a job context: {error.errors()[0]['msg']}.", "Let the runner write it."
+        ) from None
+
+
+def _as_job_error(error: BaseException) -> JobError:
+    if isinstance(error, JobError):
+        return error
+    if isinstance(error, _Terminated):
+        return Interrupted("terminated from outside.", "Run it again.")
+    if isinstance(error, MemoryError):
+        return OutOfMemory("the process ran out of memory.", "Lower batch_size or the workload's token limits.")
+    log.error("%s", "".join(traceback.format_exception(error)).rstrip())
+    return JobError(f"{type(error).__name__}: {error}", "This is a bug; please report it with failure.json.")
+
+
+def _raise_terminated(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise _Terminated

@@ -1,0 +1,64 @@
+"""Errors of reading a model, told apart: not there, not allowed, not reachable, not understood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from images.contract.config import ExperimentConfig
+from images.contract.job import ConfigInvalid, ModelUnavailable
+
+
+@contextmanager
+def reading_model(config: ExperimentConfig) -> Iterator[None]:
+    """Turn what transformers raises while it reads `config.model` into one clear line.
+
+    Raises:
+        ModelUnavailable: the model cannot be had.
+        ConfigInvalid: it can, but not with these options.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        raise _explain(error, config) from None
+
+
+def _explain(error: Exception, config: ExperimentConfig) -> ConfigInvalid | ModelUnavailable:
+    model = config.model
+    causes = list(_chain(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return ModelUnavailable(
+            f"the model {model} is gated and this token (or no token) has no access.",
+            f"Accept its licence at https://huggingface.co/{model} and set HF_TOKEN to a token of that account.",
+        )
+    if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+        return ModelUnavailable(
+            f"the model {model} has no revision {config.model_revision}.", "Correct model_revision."
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return ModelUnavailable(
+            f"the model {model} is not on the hub.", "Correct the name; for a private model set HF_TOKEN."
+        )
+    if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError) for cause in causes):
+        return ModelUnavailable(
+            f"the model {model} is not in the local cache and the hub cannot be reached.",
+            "Connect to the hub once, or give a local folder.",
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, OSError):
+        return ModelUnavailable(f"the model {model} cannot be read: {reason}", "Check the name or the folder.")
+    return ConfigInvalid(f"the model {model} cannot be loaded: {reason}", "Check model, dtype and the pytorch section.")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
