@@ -158,7 +158,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise UnreadableResult(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB")
-        data = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        raw = path.read_bytes()
+        data = json.loads(raw, parse_constant=_refuse_constant)
+        if b"\\ud" in raw.lower():
+            json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair could be stored nowhere
     except OSError as error:
         raise UnreadableResult(f"{path} cannot be read ({error.strerror})") from None
     except RecursionError:

@@ -138,10 +138,10 @@ class JobFailure(BaseModel):
     measurement_config_hash: str | None = None
     config: dict[str, Any] | None = Field(None, description="the configuration as it was given")
     study: str | None = None
-    cycle: int | None = None
-    attempt: int | None = None
+    cycle: int | None = Field(None, description="number of this repetition, from 1")
+    attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
     error_class: str = Field(description="class name of the error, or TimedOut, Killed")
-    exit_code: int
+    exit_code: int = Field(description="of the job: an ExitCode, or 128 and the signal")
     message: str
     advice: str = ""
     log_tail: list[str] = Field(default_factory=list, description="last lines of the job's log")

@@ -1,0 +1,84 @@
+"""How jobs are started: the smallest interface that a launcher has to honour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from images.contract.config import ExperimentConfig
+from images.contract.job import ExitCode, JobError
+from runner.layout import Attempt
+
+LOG_TAIL_LINES = 50
+
+
+class LaunchFailed(JobError):
+    """The job could not be started at all."""
+
+    exit_code = ExitCode.LAUNCHER
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a job runs; no GPUs is the CPU."""
+
+    gpu_uuids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What code a job runs."""
+
+    git_revision: str | None
+    image_name: str | None = None
+    image_id: str | None = None
+    image_repo_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ended."""
+
+    exit_code: int
+    oom_killed: bool = False
+    log_tail: list[str] = field(default_factory=list)
+
+
+class Running(Protocol):
+    """A started job."""
+
+    def poll(self) -> Ended | None:
+        """How it ended, or None while it runs."""
+        ...
+
+    def kill(self) -> None:
+        """End it: SIGTERM, a grace period for its failure.json, SIGKILL. Returns when it is over."""
+        ...
+
+    def remove(self) -> None:
+        """Leave nothing of it behind but its files, and make those the calling user's."""
+        ...
+
+
+class Launcher(Protocol):
+    name: str
+
+    def check(self, config: ExperimentConfig) -> Identity:
+        """What would run.
+
+        Raises:
+            LaunchFailed: it cannot; the message says what to do.
+        """
+        ...
+
+    def start(self, study: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
+        """Start a job whose configuration and context lie in the attempt's folder.
+
+        Raises:
+            LaunchFailed: nothing is left behind.
+        """
+        ...
+
+    def find(self, study: str, attempts: list[Attempt]) -> list[Running]:
+        """Jobs that an earlier runner of this study started in these attempts and did not remove."""
+        ...

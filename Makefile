@@ -1,0 +1,131 @@
+# joulehouse: `make` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# --- knobs of `make run`
+BACKEND  ?= pytorch
+MODEL    ?= builtin:tiny-llama
+CYCLES   ?= 3
+LAUNCHER ?= auto
+RESULTS  ?= results
+DB       ?= warehouse.duckdb
+# Further `runner run` options, as in ARGS="--set batch_size=4 --memory 8g".
+ARGS     ?=
+
+# --- knobs of the set-up
+PYTHON     ?= python3
+BASE_IMAGE ?=
+
+BACKENDS := $(notdir $(patsubst %/Dockerfile,%,$(wildcard images/*/Dockerfile)))
+BIN      := .venv/bin
+REVISION := $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
+PIP      := $(BIN)/python -m pip install -q -c constraints.txt -c images/constraints.txt
+PINS     := pyproject.toml constraints.txt images/constraints.txt $(wildcard */requirements.txt images/*/requirements.txt)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+	@echo "backends here: $(BACKENDS)"
+
+.PHONY: run
+run: .venv/.host ## measure: BACKEND= MODEL= CYCLES= LAUNCHER=auto|docker|local RESULTS=dir DB=file ARGS=
+	@launcher=$(LAUNCHER)
+	if [ $$launcher = auto ]; then
+	    if reason=$$(docker info --format '{{.ServerVersion}}' 2>&1); then
+	        launcher=docker; echo "launcher: docker, because an engine answers (version $$reason)"
+	    else
+	        launcher=local; echo "launcher: local processes, because no Docker engine answers"
+	    fi
+	fi
+	if [ $$launcher = docker ]; then $(MAKE) image; else $(MAKE) install-$(BACKEND); fi
+	study=run-$$(date -u +%Y%m%d-%H%M%S)
+	code=0
+	$(BIN)/runner run --backend $(BACKEND) --model $(MODEL) --cycles $(CYCLES) --launcher $$launcher \
+	    --output "$(RESULTS)" --study $$study $(ARGS) || code=$$?
+	if [ -d "$(RESULTS)" ]; then
+	    $(BIN)/warehouse ingest --db "$(DB)" "$(RESULTS)"
+	    $(BIN)/warehouse campaign --db "$(DB)" --study $$study
+	    echo "results:   $(RESULTS)/"
+	    echo "warehouse: $(DB)   (try: $(BIN)/warehouse sql --db $(DB) \"FROM experiments\")"
+	fi
+	exit $$code
+
+.PHONY: image
+image: ## build the image of BACKEND (BASE_IMAGE= to build on another base)
+	@if [ ! -f images/$(BACKEND)/Dockerfile ]; then
+	    echo "there is no image for BACKEND=$(BACKEND); there are: $(BACKENDS)" >&2; exit 2
+	fi
+	log=$$(mktemp); trap 'rm -f $$log' EXIT
+	echo "image: joulehouse-$(BACKEND) (the first build takes minutes, later ones a second)"
+	docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg REVISION=$(REVISION) \
+	    -t joulehouse-$(BACKEND) -f images/$(BACKEND)/Dockerfile images 2>&1 | tee $$log | grep -E '^(Step|#[0-9]+ \[)' \
+	    || { tail -n 30 $$log >&2; exit 1; }
+
+.PHONY: images
+images: ## build every image
+	@for backend in $(BACKENDS); do $(MAKE) image BACKEND=$$backend; done
+
+.PHONY: install
+install: .venv/.host .venv/.dev ## make .venv with both commands and the developers' tools
+
+install-%: .venv/.host ## what BACKEND needs to run in local processes (install-pytorch: torch, transformers)
+	@if [ ! -f images/$*/requirements.txt ]; then
+	    echo "there is no backend '$*' here; there are: $(BACKENDS)" >&2; exit 2
+	fi
+	$(MAKE) .venv/.backend-$*
+
+.PHONY: test
+test: .venv/.dev .venv/.backend-pytorch ## everything this machine can test; REQUIRE_DOCKER=1 fails without Docker
+	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+.PHONY: lint
+lint: .venv/.dev ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports | grep -E 'KEPT|BROKEN|->|Contracts:'
+
+.PHONY: check
+check: lint test ## everything CI runs
+
+.PHONY: format
+format: .venv/.dev ## put the source into its form
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: .venv/.dev ## measure joulehouse itself; prints a table
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: lock
+lock: ## resolve all versions anew into both constraints files
+	@scratch=$$(mktemp -d); trap 'rm -rf $$scratch' EXIT
+	$(PYTHON) -m venv $$scratch/images && $(PYTHON) -m venv $$scratch/all
+	$$scratch/images/bin/pip install -q -r images/pytorch/requirements.txt $(foreach b,$(BACKENDS),-r images/$(b)/requirements.txt)
+	$$scratch/images/bin/pip freeze | sed 's/+[a-z0-9.]*$$//' > images/constraints.txt
+	$$scratch/all/bin/pip install -q -c images/constraints.txt -r images/pytorch/requirements.txt
+	$$scratch/all/bin/pip install -q -c images/constraints.txt '.[host,dev]'
+	$$scratch/all/bin/pip freeze --exclude joulehouse | sed 's/+[a-z0-9.]*$$//' | grep -vxFf images/constraints.txt > constraints.txt
+
+.PHONY: clean
+clean: ## remove .venv and caches; results and warehouses stay
+	@rm -rf .venv .cache .hypothesis build ./*.egg-info
+
+.ONESHELL:
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv || { echo "python3 needs venv (Debian: apt install python3-venv)" >&2; exit 2; }
+
+.venv/.host: .venv/bin/python $(PINS)
+	@echo "set-up: both commands into .venv"
+	$(PIP) -e '.[host]' && touch $@
+
+.venv/.dev: .venv/.host
+	@echo "set-up: developers' tools into .venv"
+	$(PIP) -e '.[host,dev]' && touch $@
+
+.venv/.backend-%: .venv/.host
+	@echo "set-up: backend $* into .venv"
+	$(PIP) -r images/$*/requirements.txt && touch $@

@@ -1,0 +1,114 @@
+"""The command `runner`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from rich.console import Console
+
+from images.contract.config import BACKENDS
+from images.contract.job import ExitCode, JobError
+from runner.gpus import list_gpus
+from runner.launchers import Launcher, Slot
+from runner.launchers.docker import DockerLauncher
+from runner.launchers.local import LocalLauncher
+from runner.layout import Layout
+from runner.outcome import Outcome
+from runner.progress import Progress
+from runner.schedule import run_jobs
+from runner.study import make_config, plan_jobs
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LAUNCHERS: dict[str, Callable[[str | None], Launcher]] = {
+    "docker": lambda memory: DockerLauncher(memory=memory),
+    "local": lambda _memory: LocalLauncher(),
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run measured experiments and keep what they leave."""
+
+
+@cli.command()
+@click.option("--backend", type=click.Choice(BACKENDS), required=True, help="Inference engine to measure.")
+@click.option(
+    "--model", help="Hub id, local folder (/..., ./...) or builtin:tiny-llama.  [default: builtin:tiny-llama]"
+)
+@click.option("--cycles", type=click.IntRange(min=1), default=3, show_default=True, help="Repetitions.")
+@click.option("--launcher", type=click.Choice(list(LAUNCHERS)), default="docker", show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go."
+)
+@click.option("--study", help="Name that groups the cycles.  [default: run-<time>]")
+@click.option(
+    "--set", "settings", multiple=True, metavar="FIELD.PATH=VALUE", help="Any configuration field; repeatable."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=3600, show_default=True, help="Per job (s)."
+)
+@click.option("--memory", metavar="SIZE", help="Most memory of a container, as Docker writes it (8g).")
+@click.option(
+    "--gpus", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="auto: the first GPU."
+)
+def run(
+    backend: str,
+    model: str | None,
+    cycles: int,
+    launcher: str,
+    output: Path,
+    study: str | None,
+    settings: tuple[str, ...],
+    timeout: float,
+    memory: str | None,
+    gpus: str,
+) -> None:
+    """Run one experiment's cycles and publish their directories.
+
+    Exits with 0, or with the exit code of the first job that failed.
+    """
+    name = study or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    jobs = plan_jobs(make_config(backend, model, settings), name, cycles)
+    layout = Layout(output)
+    chosen = LAUNCHERS[launcher](memory)
+    identity = chosen.check(jobs[0].config)
+    slot = Slot(tuple(list_gpus()[:1])) if gpus == "auto" else Slot()
+    progress = Progress(Console(stderr=True))
+    outcomes: list[Outcome] = []
+    try:
+        outcomes.extend(run_jobs(jobs, chosen, identity, layout, slot, timeout, progress))
+    finally:
+        progress.stop()
+        click.echo(f"study {name}: {sum(not one.exit_code for one in outcomes)} of {cycles} cycles in {layout.output}")
+    sys.exit(next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0))
+
+
+def main() -> NoReturn:
+    """Entry point: every error that a user can act on is one line and an exit code."""
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, _interrupt)
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(int(ExitCode.USAGE))
+    except JobError as error:
+        click.echo(f"runner: {error}", err=True)
+        sys.exit(int(error.exit_code))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("runner: interrupted; the running job was ended and finished cycles are kept.", err=True)
+        sys.exit(int(ExitCode.INTERRUPTED))
+    sys.exit(0)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Once; a second signal must not interrupt the clearing up, which is bounded."""
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -1,0 +1,242 @@
+"""Jobs as containers of this host's Docker engine.
+
+Containers are never removed by the engine, which would lose the exit code, and never by chance left
+behind: whoever starts one waits, inspects, reads its log and removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import DeviceRequest, Mount
+from requests.exceptions import RequestException
+
+from images.contract.config import TINY_LLAMA, ExperimentConfig
+from images.contract.job import (
+    ARG_CONFIG,
+    ARG_CONTEXT,
+    ARG_OUTPUT,
+    CONFIG_FILE,
+    CONTEXT_FILE,
+    CONTRACT_VERSION,
+    ENV_HF_HOME,
+    ENV_HF_TOKEN_PATH,
+    ENV_LOG_LEVEL,
+    HF_TOKEN_FILE,
+    LABEL_CONTRACT,
+    LABEL_REVISION,
+    MODELS_MOUNT,
+    RESULTS_MOUNT,
+)
+from runner.launchers import LOG_TAIL_LINES, Ended, Identity, LaunchFailed, Running, Slot
+from runner.layout import Attempt, take_back
+
+LABEL_STUDY = "io.joulehouse.study"
+LABEL_ATTEMPT = "io.joulehouse.attempt"
+_GRACE_S = 8
+_ROOT_RUNS_AS = 12345
+_UNAVAILABLE = (DockerException, RequestException)
+
+
+def image_name(backend: str) -> str:
+    """The name that `make image` gives."""
+    return f"joulehouse-{backend}:latest"
+
+
+class DockerJob:
+    """A container, from creation to removal."""
+
+    def __init__(self, container: Any, attempt: Attempt, token: Path | None) -> None:
+        self._container = container
+        self._attempt = attempt
+        self._token = token
+
+    def poll(self) -> Ended | None:
+        try:
+            self._container.reload()
+            state = self._container.attrs["State"]
+            if state["Status"] not in ("exited", "dead"):
+                return None
+            log = self._container.logs(tail=LOG_TAIL_LINES).decode(errors="replace")
+        except NotFound:
+            return Ended(exit_code=137, log_tail=["the container was removed from outside"])
+        except _UNAVAILABLE:
+            return None  # the engine restarts or is busy; the job's own timeout bounds this
+        return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), log.splitlines())
+
+    def kill(self) -> None:
+        with contextlib.suppress(NotFound, APIError):
+            self._container.stop(timeout=_GRACE_S)
+
+    def remove(self) -> None:
+        with contextlib.suppress(NotFound):
+            self._container.remove(force=True, v=True)
+        if self._token is not None:
+            self._token.unlink(missing_ok=True)
+        if self._attempt.folder.exists() and self._attempt.folder.stat().st_uid != os.getuid():
+            take_back(self._attempt.folder)
+
+
+class DockerLauncher:
+    """
+    Args:
+        memory: most memory of a container, as Docker writes it (``8g``); None is no limit.
+        models: host folder of downloaded models, mounted for models that come from the hub.
+    """
+
+    name = "docker"
+
+    def __init__(self, memory: str | None = None, models: Path | None = None) -> None:
+        self._memory = memory
+        self._models = models or Path.home() / ".cache" / "joulehouse" / "models"
+        try:
+            self._client = docker.from_env()
+            self._client.ping()
+        except _UNAVAILABLE as error:
+            raise LaunchFailed(
+                f"no Docker engine answers ({_reason(error)}).", "Start it, or use --launcher local."
+            ) from None
+
+    def check(self, config: ExperimentConfig) -> Identity:
+        name = image_name(config.backend)
+        with _launch_errors():
+            try:
+                image = self._client.images.get(name)
+            except ImageNotFound:
+                raise LaunchFailed(
+                    f"the image {name} is not built.", f"Run `make image BACKEND={config.backend}`."
+                ) from None
+        contract = image.labels.get(LABEL_CONTRACT)
+        if contract != CONTRACT_VERSION:
+            raise LaunchFailed(
+                f"the image {name} was built for contract {contract}; this runner speaks {CONTRACT_VERSION}.",
+                f"Run `make image BACKEND={config.backend}`.",
+            )
+        digests = image.attrs.get("RepoDigests") or [None]
+        return Identity(image.labels.get(LABEL_REVISION), name, image.id, digests[0])
+
+    def start(self, study: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
+        from_hub = config.model != TINY_LLAMA and config.model_path is None and config.backend != "stub"
+        uid = os.getuid() or _ROOT_RUNS_AS
+        token = self._write_token(attempt, uid) if from_hub else None
+        if uid != os.getuid():
+            for path in (attempt.folder, attempt.config, attempt.context):
+                os.chown(path, uid, 0)
+        with _launch_errors():
+            container = self._client.containers.create(
+                image_name(config.backend),
+                command=_arguments(),
+                name=f"joulehouse-{attempt.folder.name}",
+                labels={LABEL_STUDY: study, LABEL_ATTEMPT: str(attempt.folder)},
+                user=f"{uid}:0",
+                environment=_environment(from_hub, token),
+                mounts=[*_mounts(config, attempt), *self._model_mounts(from_hub, token)],
+                device_requests=_device_requests(slot),
+                network_mode="bridge" if from_hub else "none",
+                read_only=True,
+                tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # torch.compile runs what it builds there
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                init=True,
+                shm_size="1g",
+                mem_limit=self._memory,
+                memswap_limit=self._memory,
+            )
+        job = DockerJob(container, attempt, token)
+        try:
+            with _launch_errors():
+                container.start()
+        except BaseException:
+            job.remove()
+            raise
+        return job
+
+    def find(self, study: str, attempts: list[Attempt]) -> list[Running]:
+        known = {str(attempt.folder): attempt for attempt in attempts}
+        with _launch_errors():
+            containers = self._client.containers.list(all=True, filters={"label": f"{LABEL_STUDY}={study}"})
+        return [
+            DockerJob(container, known[folder], None)
+            for container in containers
+            if (folder := container.labels.get(LABEL_ATTEMPT)) in known
+        ]
+
+    def _model_mounts(self, from_hub: bool, token: Path | None) -> list[Mount]:
+        if not from_hub:
+            return []
+        self._models.mkdir(parents=True, exist_ok=True, mode=0o770)
+        if os.getuid() == 0:
+            self._models.chmod(0o770)  # the container's group is 0
+        mounts = [Mount(MODELS_MOUNT, str(self._models.absolute()), type="bind")]
+        if token is not None:
+            mounts.append(Mount(HF_TOKEN_FILE, str(token), type="bind", read_only=True))
+        return mounts
+
+    def _write_token(self, attempt: Attempt, uid: int) -> Path | None:
+        """The token as a private file: environment and labels can be read by anyone who may inspect."""
+        secret = os.environ.get("HF_TOKEN")
+        if not secret:
+            return None
+        handle, name = tempfile.mkstemp(prefix=f"{attempt.folder.name}-")
+        with os.fdopen(handle, "w") as stream:
+            stream.write(secret)
+        if uid != os.getuid():
+            os.chown(name, uid, 0)
+        return Path(name)
+
+
+def _arguments() -> list[str]:
+    config, context = f"{RESULTS_MOUNT}/{CONFIG_FILE}", f"{RESULTS_MOUNT}/{CONTEXT_FILE}"
+    return [ARG_CONFIG, config, ARG_CONTEXT, context, ARG_OUTPUT, RESULTS_MOUNT]
+
+
+def _environment(from_hub: bool, token: Path | None) -> dict[str, str]:
+    environment = {ENV_LOG_LEVEL: os.environ.get(ENV_LOG_LEVEL, "INFO")}
+    if from_hub:
+        environment[ENV_HF_HOME] = MODELS_MOUNT
+    else:
+        environment["HF_HUB_OFFLINE"] = "1"
+    if token is not None:
+        environment[ENV_HF_TOKEN_PATH] = HF_TOKEN_FILE
+    return environment
+
+
+def _mounts(config: ExperimentConfig, attempt: Attempt) -> list[Mount]:
+    """The attempt's folder, and the configuration's local files under their own path, read-only."""
+    local = [str(path) for path in (config.model_path, config.prompt_file) if path is not None]
+    return [
+        Mount(RESULTS_MOUNT, str(attempt.folder), type="bind"),
+        *(Mount(path, path, type="bind", read_only=True) for path in local),
+    ]
+
+
+def _device_requests(slot: Slot) -> list[DeviceRequest]:
+    if not slot.gpu_uuids:
+        return []
+    return [DeviceRequest(device_ids=list(slot.gpu_uuids), capabilities=[["gpu"]])]
+
+
+@contextlib.contextmanager
+def _launch_errors() -> Iterator[None]:
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        reason = _reason(error)
+        if "could not select device driver" in reason:
+            raise LaunchFailed(
+                "Docker cannot give GPUs to containers here.",
+                "Install the NVIDIA Container Toolkit and restart Docker, or use --gpus none.",
+            ) from None
+        raise LaunchFailed(f"Docker refused: {reason}.", "See `docker info`, or use --launcher local.") from None
+
+
+def _reason(error: Exception) -> str:
+    text = error.explanation if isinstance(error, APIError) and error.explanation else str(error)
+    return str(text).strip().splitlines()[0][:300] if str(text).strip() else type(error).__name__
