@@ -1,0 +1,31 @@
+"""CUDA_VISIBLE_DEVICES bounds what the runner uses, as CUDA itself reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.gpus import list_gpus, visible
+
+UUIDS = ["GPU-aaa1", "GPU-aab2", "GPU-ccc3"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (None, UUIDS),
+        ("", []),
+        ("2,0", ["GPU-ccc3", "GPU-aaa1"]),
+        ("GPU-ccc3", ["GPU-ccc3"]),
+        ("GPU-c", ["GPU-ccc3"]),
+        ("GPU-aa", []),  # names two devices
+        ("1,-1,0", ["GPU-aab2"]),  # ends at the first that names none
+        ("1,7,0", ["GPU-aab2"]),
+    ],
+)
+def test_visible_devices(setting: str | None, expected: list[str]) -> None:
+    environment = {} if setting is None else {"CUDA_VISIBLE_DEVICES": setting}
+    assert visible(UUIDS, environment) == expected
+
+
+def test_no_driver_is_no_gpus_and_no_error() -> None:
+    assert list_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []

@@ -1,0 +1,184 @@
+"""`runner run` with local processes: published, cleared up, and clear about what went wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from images.contract.job import ExitCode
+from runner.layout import Layout
+from tests.runner.command import RUNNER, failures, leftovers, results, runner
+
+STUB = ["run", "--backend", "stub", "--launcher", "local"]
+
+
+def test_every_cycle_is_published_once_with_its_context(tmp_path: Path) -> None:
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "3", "--study", "s1", "--set", "workload.n_prompts=5")
+
+    assert ran.code == 0, ran.stderr
+    found = results(tmp_path)
+    assert [(one.study, one.cycle, one.attempt) for one in found] == [("s1", 1, 1), ("s1", 2, 1), ("s1", 3, 1)]
+    assert len({one.experiment_id for one in found}) == 3
+    assert len({one.measurement_config_hash for one in found}) == 1
+    environment = found[0].environment_snapshot
+    assert environment is not None
+    assert (environment.launcher, environment.image_id) == ("local", None)
+    assert environment.git_revision
+    assert leftovers(tmp_path) == []
+
+
+def test_a_failed_cycle_is_recorded_and_the_others_still_run(tmp_path: Path) -> None:
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "2", "--set", "stub.fail=out_of_memory")
+
+    assert ran.code == ExitCode.OUT_OF_MEMORY
+    found = failures(tmp_path)
+    assert [(one.cycle, one.exit_code, one.error_class) for one in found] == [
+        (1, 12, "OutOfMemory"),
+        (2, 12, "OutOfMemory"),
+    ]
+    assert found[0].config is not None
+    assert found[0].config["stub"]["fail"] == "out_of_memory"
+    assert found[0].measurement_config_hash
+    assert leftovers(tmp_path) == []
+
+
+def test_a_job_killed_without_a_word_becomes_a_failure(tmp_path: Path) -> None:
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--set", "stub.fail=killed")
+
+    assert ran.code == ExitCode.INTERRUPTED
+    (failure,) = failures(tmp_path)
+    assert failure.error_class == "Killed"
+    assert any("phase: window" in line for line in failure.log_tail)
+
+
+@pytest.mark.parametrize("hang", ["interruptible", "uninterruptible"])
+def test_a_timeout_ends_the_process_itself(tmp_path: Path, hang: str) -> None:
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--timeout", "2", "--set", f"stub.hang={hang}")
+
+    assert ran.code == ExitCode.MEASUREMENT_FAILED
+    (failure,) = failures(tmp_path)
+    assert failure.error_class == "TimedOut"
+    assert "2 s" in failure.message
+    assert leftovers(tmp_path) == []
+    assert _jobs_of(tmp_path) == []
+
+
+def test_sigterm_ends_the_job_and_keeps_finished_cycles(tmp_path: Path) -> None:
+    process = _started(tmp_path, "s", "--cycles", "50", "--set", "stub.window_s=0.5")
+    _wait_until(lambda: len(results(tmp_path)) >= 1)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=20) == ExitCode.INTERRUPTED
+    assert len(results(tmp_path)) >= 1
+    assert _jobs_of(tmp_path) == []
+    assert leftovers(tmp_path) == []
+
+
+def test_the_next_runner_ends_the_orphan_of_a_killed_one(tmp_path: Path) -> None:
+    process = _started(tmp_path, "same", "--cycles", "1", "--set", "stub.hang=interruptible")
+    _wait_until(lambda: _jobs_of(tmp_path) != [])
+    process.kill()
+    process.wait()
+    assert _jobs_of(tmp_path) != [], "the orphan lives on"
+
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--study", "same")
+
+    assert ran.code == 0, ran.stderr
+    assert _jobs_of(tmp_path) == []
+    assert len(results(tmp_path)) == 1
+
+
+def test_two_runners_do_not_work_on_one_study(tmp_path: Path) -> None:
+    first = _started(tmp_path, "same", "--cycles", "1", "--set", "stub.hang=interruptible")
+    _wait_until(lambda: _jobs_of(tmp_path) != [])
+
+    second = runner(*STUB, "--output", tmp_path, "--study", "same")
+
+    first.terminate()
+    first.wait(timeout=20)
+    assert second.code == ExitCode.USAGE
+    assert "another runner works on study 'same'" in second.last_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["--set", "batchsize=4"], 10, "unknown key 'batchsize' (did you mean 'batch_size'?)"),
+        (["--set", "batch_size=many"], 10, "batch_size: input should be a valid integer, got 'many'"),
+        (["--set", "vllm.max_num_seqs=4"], 10, "section 'vllm' belongs to another backend"),
+        (["--set", "batch_size"], 10, "not of the form field.path=value"),
+        (["--set", "batch_size=4", "--set", "batch_size.x=1"], 10, "'batch_size' is a value, not a section"),
+        (["--model", "/nowhere/model"], 11, "the model folder /nowhere/model is not there"),
+        (["--set", "workload.source=/nowhere/prompts.jsonl"], 10, "the prompt file /nowhere/prompts.jsonl"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_before_anything_runs(
+    tmp_path: Path, arguments: list[str], code: int, expected: str
+) -> None:
+    ran = runner(*STUB, "--output", tmp_path / "out", *arguments)
+
+    assert ran.code == code
+    assert expected in ran.stderr
+    assert ran.is_one_clear_line(), ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["/proc/nowhere", "file"])
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path, output: str) -> None:
+    (tmp_path / "file").touch()
+
+    ran = runner(*STUB, "--output", tmp_path / output)
+
+    assert ran.code == ExitCode.USAGE
+    assert "is not writable" in ran.stderr
+    assert ran.is_one_clear_line(), ran.stderr
+
+
+def test_a_backend_that_this_checkout_lacks_is_one_line(tmp_path: Path) -> None:
+    ran = runner("run", "--backend", "trt", "--launcher", "local", "--output", tmp_path)
+
+    assert ran.code == ExitCode.LAUNCHER
+    assert "no backend 'trt'" in ran.stderr
+    assert ran.is_one_clear_line(), ran.stderr
+
+
+def test_the_next_runner_publishes_what_a_killed_one_had_finished(tmp_path: Path) -> None:
+    assert runner(*STUB, "--output", tmp_path / "other", "--cycles", "1").code == 0
+    (finished,) = [path for path in (tmp_path / "other").iterdir() if not path.name.startswith(".")]
+    attempt = Layout(tmp_path / "out").new_attempt("same", 1, 1)
+    finished.rename(attempt.folder / finished.name)
+
+    assert runner(*STUB, "--output", tmp_path / "out", "--study", "same", "--cycles", "1").code == 0
+
+    assert (tmp_path / "out" / finished.name / "result.json").is_file()
+    assert leftovers(tmp_path / "out") == []
+
+
+def _started(output: Path, study: str, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [*RUNNER, *STUB, "--output", str(output), "--study", study, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+
+
+def _jobs_of(output: Path) -> list[int]:
+    """Processes that still work in an attempt folder of `output`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "images.stub" in command and any(part.startswith(f"{output}/.attempts") for part in command):
+            found.append(process.pid)
+    return found
+
+
+def _wait_until(condition: object, seconds: float = 20) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
