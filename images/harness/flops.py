@@ -53,6 +53,8 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape | None:
         return None
     if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
         return None  # dense and sparse layers mixed
+    if config.get("word_embed_proj_dim") not in (None, config.get("hidden_size")):
+        return None  # projections around the embedding, as in opt-350m
     try:
         heads = config["num_attention_heads"]
         layers = config["num_hidden_layers"]

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -36,6 +37,7 @@ from images.contract.job import (
     JobContext,
     JobError,
     JobFailure,
+    MeasurementFailed,
     OutOfMemory,
 )
 from images.harness.measure import measure
@@ -78,7 +80,10 @@ class Job:
         """Tell the launcher which phase begins."""
         log.info("phase: %s", phase)
         document = {"phase": phase, "time": datetime.now(UTC).isoformat()}
-        files.write_atomic(self.output / PROGRESS_FILE, json.dumps(document))
+        try:
+            files.write_atomic(self.output / PROGRESS_FILE, json.dumps(document))
+        except OSError as error:  # nobody sees the phase, and the measurement is as good as before
+            log.warning("%s could not be written: %s", PROGRESS_FILE, error)
 
     def fail(self, error: JobError) -> int:
         """Write failure.json, say why in one line, and return the exit code."""
@@ -156,8 +161,8 @@ def main(backend_module: str, arguments: Sequence[str] | None = None) -> NoRetur
     job = Job(backend_module.split(".")[1], options.output)
     _set_up_logging(job)
     _check_output(options.output)
-    job.watch_for_termination()
     try:
+        job.watch_for_termination()  # in here, because its handler may raise before it returns
         code = _run(job, options, backend_module)
     except BaseException as error:  # noqa: BLE001 - the one place where exceptions become exit codes
         job.begin_end()
@@ -183,7 +188,12 @@ def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
     backend = import_module(backend_module).Backend()
     measured = measure(config, job.context, job.experiment_id, backend, job.report)
     job.begin_end()  # a finished measurement is saved, whatever arrives now
-    path = measured.result.save(job.output, requests=measured.requests)
+    try:
+        path = measured.result.save(job.output, requests=measured.requests)
+    except OSError as error:
+        raise MeasurementFailed(
+            f"the result cannot be written to {job.output} ({error.strerror}).", "Make room there and run it again."
+        ) from None
     log.info("saved %s", path)
     return int(ExitCode.OK)
 
@@ -203,11 +213,18 @@ def _set_up_logging(job: Job) -> None:
     stream = logging.StreamHandler(sys.stderr)
     for handler in (stream, job.tail):
         handler.setFormatter(form)
-    logging.basicConfig(level=os.environ.get(ENV_LOG_LEVEL, "INFO"), handlers=[stream, job.tail])
+    wanted = os.environ.get(ENV_LOG_LEVEL, "INFO").upper()
+    known = logging.getLevelNamesMapping()
+    logging.basicConfig(level=known.get(wanted, logging.INFO), handlers=[stream, job.tail])
+    if wanted not in known:
+        log.warning("%s is '%s'; using INFO. Known: %s.", ENV_LOG_LEVEL, wanted, ", ".join(known))
 
 
 def _check_output(output: Path) -> None:
-    if not (output.is_dir() and os.access(output, os.W_OK | os.X_OK)):
+    try:
+        # Tried, not asked: permissions say yes to root also where nothing can be written.
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError:
         log.error(
             "the output directory %s is not there or not writable by uid %d, gid %d. Create it for that user, "
             "or start the job as another one.",
@@ -247,6 +264,7 @@ def _as_job_error(error: BaseException) -> JobError:
     return JobError(f"{type(error).__name__}: {error}", "This is a bug; please report it with failure.json.")
 
 
-def _raise_terminated(number: int, _frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)
+def _raise_terminated(_number: int, _frame: object) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)  # a second one would interrupt the ending
     raise _Terminated

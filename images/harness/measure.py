@@ -36,7 +36,7 @@ from images.harness.environment import snapshot_environment
 from images.harness.findings import find_warnings
 from images.harness.flops import count_flops
 from images.harness.latency import RequestRecord, mean, records, requests_table
-from images.harness.workload import PreparedWorkload, prepare_workload, warmup_requests
+from images.harness.workload import PreparedWorkload, largest_batch, prepare_workload, warmup_requests
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def measure(
         config.measurement.methodology,
         environment_snapshot=_with_model(environment, loaded),
         measurement_warnings=_warnings(config, loaded, warmup, window, rows, raw),
-        warmup_excluded_samples=_warmup_requests(config, warmup),
+        warmup_excluded_samples=_warmup_requests(workload, config, warmup),
         warmup_result=warmup,
         effective_config=config.model_dump(mode="json"),
         requests=files.REQUESTS_FILE,
@@ -283,9 +283,8 @@ def _warnings(
     )
 
 
-def _warmup_requests(config: ExperimentConfig, warmup: WarmupResult | None) -> int:
-    per_round = min(config.batch_size, config.workload.n_prompts)
-    return 0 if warmup is None else warmup.iterations_completed * per_round
+def _warmup_requests(workload: PreparedWorkload, config: ExperimentConfig, warmup: WarmupResult | None) -> int:
+    return 0 if warmup is None else warmup.iterations_completed * len(largest_batch(workload.requests, config))
 
 
 def _extended(rows: Sequence[RequestRecord], padding: float | None) -> ExtendedEfficiencyMetrics:

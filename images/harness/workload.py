@@ -106,8 +106,7 @@ def warmup_requests(
     The first token differs from every measured prompt's first token, so nothing that is cached here
     can serve the window. Output runs to its full length, so that rounds are alike.
     """
-    batches = [measured[start : start + config.batch_size] for start in range(0, len(measured), config.batch_size)]
-    model = max(batches, key=lambda batch: len(batch) * max(len(request.token_ids) for request in batch))
+    model = largest_batch(measured, config)
     generator = np.random.default_rng([config.seed, _WARMUP_STREAM, round_index])
     allowed = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids))
     firsts = np.setdiff1d(allowed, sorted({request.token_ids[0] for request in measured}))
@@ -122,6 +121,12 @@ def warmup_requests(
         ids[0] = generator.choice(firsts)
         rounds.append(_request(index, ids.tolist(), config, ignore_eos=True))
     return rounds
+
+
+def largest_batch(measured: Sequence[Request], config: ExperimentConfig) -> Sequence[Request]:
+    """The measured batch with the most prompt positions, padding included."""
+    batches = [measured[start : start + config.batch_size] for start in range(0, len(measured), config.batch_size)]
+    return max(batches, key=lambda batch: len(batch) * max(len(request.token_ids) for request in batch))
 
 
 def _token_ids(config: ExperimentConfig, tokenizer: Tokenizer) -> list[list[int]]:
@@ -155,7 +160,8 @@ def _builtin_texts(config: ExperimentConfig) -> list[str]:
 def _file_texts(path: Path, config: ExperimentConfig) -> list[str]:
     """The first n_prompts prompts; the hash covers the whole file."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON allows U+2028 and the like inside a string.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"the prompt file {path} cannot be read ({error}).", "Correct workload.source.") from None
     texts = [_prompt(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -170,7 +176,8 @@ def _file_texts(path: Path, config: ExperimentConfig) -> list[str]:
 def _prompt(line: str, number: int, path: Path) -> str:
     try:
         text = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError):
+        text.encode()  # half a surrogate pair is no text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         text = None
     if not isinstance(text, str) or not text:
         raise ConfigInvalid(

@@ -117,7 +117,7 @@ class Backend:
         arguments: dict[str, Any] = {"dtype": _DTYPES.get(self._config.dtype, "auto"), **self._options.extra}
         if self._options.attn_implementation is not None:
             arguments["attn_implementation"] = self._options.attn_implementation
-        with reading_model(self._config):
+        with reading_model(self._config), _memory_errors():
             tokenizer = AutoTokenizer.from_pretrained(source, **common)
             return tokenizer, AutoModelForCausalLM.from_pretrained(source, **common, **arguments)
 

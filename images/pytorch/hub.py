@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid, ModelUnavailable
@@ -27,7 +28,7 @@ def reading_model(config: ExperimentConfig) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, TypeError) as error:
+    except (OSError, ValueError, ImportError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise _explain(error, config) from None
 
 
@@ -53,6 +54,8 @@ def _explain(error: Exception, config: ExperimentConfig) -> ConfigInvalid | Mode
             "Connect to the hub once, or give a local folder.",
         )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, KeyError | RuntimeError | SafetensorError):
+        return ModelUnavailable(f"the model {model} is damaged: {reason}", "Get it again.")
     if isinstance(error, OSError):
         return ModelUnavailable(f"the model {model} cannot be read: {reason}", "Check the name or the folder.")
     return ConfigInvalid(f"the model {model} cannot be loaded: {reason}", "Check model, dtype and the pytorch section.")

@@ -1,0 +1,130 @@
+"""Campaigns: which cycles count, what is beside them, and what the table shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.warehouse.results import CONFIG, make_result, save, save_failure, warehouse
+from warehouse.bootstrap import BootstrapResult
+from warehouse.campaign import CampaignGroup, aggregate_campaign_results, campaign_groups
+from warehouse.database import reading
+
+
+def groups_of(tmp_path: Path, **options: Any) -> list[CampaignGroup]:
+    db = tmp_path / "w.duckdb"
+    assert warehouse("ingest", tmp_path / "results", db=db) == 0
+    with reading(db, 1.0) as connection:
+        return campaign_groups(connection, **options)
+
+
+def test_aggregate_drops_what_was_not_measured_and_counts_the_rest() -> None:
+    results = [make_result(1, energy_j=10.0), make_result(2, energy_j=None), make_result(3, energy_j=14.0)]
+    row = aggregate_campaign_results({"a": results, "b": results[1:2]})["a"]
+    assert row["n_cycles"] == 3
+    assert set(row["total_energy_j"]) == set(BootstrapResult.model_fields)
+    assert (row["total_energy_j"]["mean"], row["total_energy_j"]["n_samples"]) == (12.0, 2)
+    assert row["avg_tokens_per_second"]["n_samples"] == row["total_tokens"]["n_samples"] == 3
+    assert (row["ttft_mean_ms"]["mean"], row["itl_mean_ms"]["mean"]) == (20.0, 1.5)
+
+
+def test_aggregate_leaves_out_a_metric_that_no_cycle_has() -> None:
+    row = aggregate_campaign_results({"a": [make_result(1).model_copy(update={"latency_stats": None})]})["a"]
+    assert not {"total_energy_j", "ttft_mean_ms", "itl_mean_ms"} & set(row)
+    assert aggregate_campaign_results({"none": []}) == {"none": {"n_cycles": 0}}
+
+
+def test_invalid_cycles_and_failures_stay_beside_the_interval(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    for number in (1, 2, 3):
+        save(root, make_result(number, measurement_valid=number != 3))
+    save_failure(root)
+    (group,) = groups_of(tmp_path)
+    assert (group.n_cycles, group.n_invalid, group.n_failed) == (2, 1, 1)
+    (group,) = groups_of(tmp_path, include_invalid=True)
+    assert (group.n_cycles, group.n_invalid) == (3, 1)
+
+
+def test_a_configuration_that_only_failed_is_not_lost(tmp_path: Path) -> None:
+    save_failure(tmp_path / "results", measurement_config_hash="0" * 16)
+    (group,) = groups_of(tmp_path)
+    assert (group.backend, group.n_cycles, group.n_failed) == ("stub", 0, 1)
+
+
+def test_the_newest_run_of_a_cycle_counts(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    for number, cycle in ((1, 1), (2, 2), (3, 2)):
+        save(root, make_result(number, seconds=number, study="s", cycle=cycle))
+    (group,) = groups_of(tmp_path)
+    assert (group.n_cycles, group.n_superseded) == (2, 1)
+    assert (group.samples or {})["total_inference_time_sec"] == [1.0, 3.0]
+
+
+def test_runs_without_a_study_are_all_cycles(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save(tmp_path / "results", make_result(number, cycle=1))
+    (group,) = groups_of(tmp_path)
+    assert (group.n_cycles, group.n_superseded) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"gpu_names": ["H200"], "gpu_uuids": ["GPU-a"]},
+        {"gpu_names": ["H100", "H100"], "gpu_uuids": ["GPU-a", "GPU-b"]},
+        {"driver_version": "551"},
+        {"power_limits_w": [500.0]},
+        {"image_id": "sha256:2"},
+        {"image_repo_digest": "sha256:3"},
+        {"model_commit": "bbb"},
+    ],
+)
+def test_other_conditions_are_another_group(tmp_path: Path, other: dict[str, Any]) -> None:
+    same = {
+        "gpu_names": ["H100"],
+        "gpu_uuids": ["GPU-a"],
+        "driver_version": "550",
+        "power_limits_w": [700.0],
+        "image_id": "sha256:1",
+        "model_commit": "aaa",
+    }
+    for number, environment in enumerate((same, same, same | other), 1):
+        save(tmp_path / "results", make_result(number, environment=environment, study="s", cycle=number))
+    assert sorted(group.n_cycles for group in groups_of(tmp_path)) == [1, 2]
+
+
+def test_table_names_both_intervals_and_their_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for number, energy in enumerate((4.1, 4.3, 4.0), 1):
+        result = make_result(number, energy_j=energy, seconds=2 + number / 100)
+        save(tmp_path / "results", result.model_copy(update={"latency_stats": None}))
+    groups_of(tmp_path)
+    capsys.readouterr()
+    assert warehouse("campaign", db=tmp_path / "w.duckdb") == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 100 for line in shown.splitlines())
+    assert "95 % Student t" in shown
+    assert "95 % percentile bootstrap" in shown
+    assert "74 % at n = 3" in shown
+    assert f"config {CONFIG.measurement_config_hash()[:8]}" in shown
+    (energy_line,) = [line for line in shown.splitlines() if "energy per output token" in line]
+    assert "0.1378" in energy_line
+    assert energy_line.count("[") == 2
+    (ttft_line,) = [line for line in shown.splitlines() if "TTFT" in line]
+    assert ttft_line.split()[3:] == ["-", "-", "-", "-", "0"]
+
+
+def test_nothing_to_show_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert warehouse("campaign", db=tmp_path / "none.duckdb") == 0
+    assert "warehouse ingest DIR" in capsys.readouterr().out
+
+
+def test_unknown_study_names_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "results", make_result(study="nightly"))
+    groups_of(tmp_path)
+    assert warehouse("campaign", "--study", "nighly", db=tmp_path / "w.duckdb") == 2
+    assert "nightly" in capsys.readouterr().err

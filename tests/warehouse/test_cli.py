@@ -1,0 +1,176 @@
+"""The commands: one line for every mistake, the right exit code, and a database that gives nothing else away."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.warehouse.results import make_result, save, warehouse
+from warehouse.cli import COMMANDS, cli, main
+
+
+@pytest.fixture
+def db(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A warehouse with one result without energy."""
+    save(tmp_path / "results", make_result())
+    path = tmp_path / "w.duckdb"
+    assert warehouse("ingest", tmp_path / "results", db=path) == 0
+    capsys.readouterr()
+    return path
+
+
+def the_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("warehouse: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_text('{file}')",
+        "SELECT * FROM read_csv('{file}')",
+        "SELECT * FROM glob('/*')",
+        "COPY experiments TO '{file}.csv'",
+        "EXPORT DATABASE '{file}.folder'",
+        "ATTACH '{file}.duckdb' AS other (READ_ONLY)",
+        "INSTALL httpfs",
+        "SET enable_external_access = true",
+        "SET memory_limit = '100GB'",
+        "CREATE TABLE t (x INTEGER)",
+        "DELETE FROM experiments",
+    ],
+)
+def test_sql_reaches_nothing_but_the_results(
+    query: str, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("secret")
+    duckdb.connect(f"{file}.duckdb").close()
+    before = sorted(tmp_path.iterdir())
+    assert warehouse("sql", query.format(file=file), db=db) == 1
+    assert "secret" not in the_line(capsys).replace(str(file), "")
+    assert sorted(tmp_path.iterdir()) == before
+    with duckdb.connect(str(db)) as connection:
+        assert connection.execute("SELECT count(*) FROM experiments").fetchone() == (1,)
+
+
+def test_sql_formats_keep_null_apart_from_zero(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "SELECT cycle, total_energy_j AS e, 1 AS x, 2 AS x, start_time, 'nan'::DOUBLE AS bad FROM experiments"
+    assert warehouse("sql", query, db=db) == 0
+    assert "NULL" in capsys.readouterr().out
+    assert warehouse("sql", query, "--format", "csv", db=db) == 0
+    header, row = csv.reader(capsys.readouterr().out.splitlines())
+    assert (header[:4], row[:4]) == (["cycle", "e", "x", "x"], ["1", "", "1", "2"])
+    assert warehouse("sql", query, "--format", "json", db=db) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record | {"start_time": ""} == {"cycle": 1, "e": None, "x": 1, "x_2": 2, "start_time": "", "bad": None}
+    assert record["start_time"].startswith("2026-01-02 03:05:05")
+
+
+def test_sql_stops_a_runaway_query(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    assert warehouse("sql", "SELECT count(*) FROM range(1000000000000)", "--time-limit", "0.2", db=db) == 1
+    assert "--time-limit" in the_line(capsys)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("query", ["SELEC", "", "/* nothing */", "SELECT nothing FROM experiments"])
+def test_sql_mistakes_are_one_line(query: str, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert warehouse("sql", query, db=db) == 1
+    the_line(capsys)
+
+
+def test_what_is_not_a_warehouse_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "results", make_result())
+    text, sqlite = tmp_path / "text", tmp_path / "sqlite"
+    text.write_text("hello")
+    sqlite.write_bytes(b"SQLite format 3\0" + bytes(100))
+    with duckdb.connect(str(tmp_path / "foreign")) as connection:
+        connection.execute("CREATE TABLE mine (x INTEGER)")
+    for name, reason in (("text", "not a DuckDB"), ("sqlite", "not a DuckDB"), ("foreign", "not a warehouse")):
+        for command in (["sql", "SELECT 1"], ["ingest", str(tmp_path / "results")], ["campaign"]):
+            assert warehouse(*command, db=tmp_path / name) == 2
+            assert reason in the_line(capsys)
+
+
+def test_a_missing_database_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert warehouse("sql", "SELECT 1", db=tmp_path / "none.duckdb") == 2
+    assert "warehouse ingest DIR" in the_line(capsys)
+    assert not (tmp_path / "none.duckdb").exists()
+
+
+def test_a_database_that_was_made_but_never_filled_can_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an ingest leaves it that is killed before its first commit."""
+    path = tmp_path / "w.duckdb"
+    duckdb.connect(str(path)).close()
+    assert warehouse("campaign", db=path) == 0
+    save(tmp_path / "results", make_result())
+    assert warehouse("ingest", tmp_path / "results", db=path) == 0
+
+
+HOLD = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.readline()"
+
+
+def test_a_locked_database_names_who_holds_it(db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(db)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        for command in (["ingest", str(tmp_path / "results")], ["campaign"], ["sql", "SELECT 1"]):
+            assert warehouse(*command, "--wait", "0.2", db=db) == 1
+            assert f"process {holder.pid} " in the_line(capsys)
+        holder.communicate("go\n")
+    assert warehouse("campaign", db=db) == 0
+
+
+def test_ingest_waits_for_the_lock(db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    brief = HOLD.replace("sys.stdin.readline()", "import time; time.sleep(0.6)")
+    with subprocess.Popen([sys.executable, "-c", brief, str(db)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert warehouse("ingest", tmp_path / "results", "--wait", "20", db=db) == 0
+    assert "1 unchanged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ingest"], ["ingest", "nowhere"], ["sql"], ["sql", "q", "--format", "xml"], ["nonsense"], ["-x"]]
+)
+def test_usage_mistakes_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    the_line(capsys)
+
+
+def test_environment_names_the_database(
+    db: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JOULEHOUSE_DB", str(db))
+    assert main(["sql", "SELECT count(*) AS n FROM experiments", "--format", "csv"]) == 0
+    assert capsys.readouterr().out == "n\n1\n"
+
+
+def test_every_command_has_the_help_that_the_list_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name, summary in COMMANDS.items():
+        command = cli.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        assert (command.help or "").splitlines()[0] == summary
+        assert summary in listed
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, warehouse.cli; print(sorted({'duckdb', 'numpy', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

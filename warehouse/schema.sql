@@ -1,0 +1,321 @@
+-- The warehouse's tables. A number carries its unit in its name where it has one; NULL is not measured.
+-- No foreign keys: DuckDB cannot delete a parent and its children in one transaction, which replacing needs.
+
+CREATE TABLE experiments (
+    experiment_id VARCHAR,
+    directory VARCHAR NOT NULL,
+    schema_version VARCHAR NOT NULL,
+    measurement_config_hash VARCHAR NOT NULL,
+    study VARCHAR,
+    cycle INTEGER,
+    block VARCHAR,
+    attempt INTEGER,
+    backend VARCHAR NOT NULL,
+    model VARCHAR,
+    model_commit VARCHAR,
+    dtype VARCHAR,
+    batch_size INTEGER,
+    num_processes INTEGER,
+    gpus_per_process INTEGER,
+    measurement_methodology VARCHAR NOT NULL,
+    start_time TIMESTAMPTZ NOT NULL,
+    end_time TIMESTAMPTZ NOT NULL,
+    total_inference_time_sec DOUBLE NOT NULL,
+    total_tokens BIGINT NOT NULL,
+    input_tokens BIGINT,
+    output_tokens BIGINT,
+    cached_input_tokens BIGINT,
+    passes INTEGER,
+    output_tokens_per_second DOUBLE,
+    total_tokens_per_second DOUBLE,
+    avg_tokens_per_second DOUBLE NOT NULL,
+    energy_source VARCHAR,
+    total_energy_j DOUBLE,
+    energy_per_output_token_j DOUBLE,
+    avg_energy_per_token_j DOUBLE,
+    energy_adjusted_j DOUBLE,
+    energy_bound_j DOUBLE,
+    energy_per_device_j DOUBLE[],
+    baseline_power_w DOUBLE,
+    total_flops DOUBLE,
+    ttft_mean_ms DOUBLE,
+    ttft_p50_ms DOUBLE,
+    ttft_p95_ms DOUBLE,
+    ttft_p99_ms DOUBLE,
+    ttft_min_ms DOUBLE,
+    ttft_max_ms DOUBLE,
+    ttft_samples BIGINT,
+    itl_mean_ms DOUBLE,
+    itl_p50_ms DOUBLE,
+    itl_p95_ms DOUBLE,
+    itl_p99_ms DOUBLE,
+    itl_min_ms DOUBLE,
+    itl_max_ms DOUBLE,
+    itl_samples BIGINT,
+    tpot_mean_ms DOUBLE,
+    e2e_mean_ms DOUBLE,
+    warmup_converged BOOLEAN,
+    measurement_valid BOOLEAN,
+    invalid_reasons VARCHAR[] NOT NULL,
+    prompts_sha256 VARCHAR,
+    device VARCHAR,
+    cpu_model VARCHAR,
+    gpu_name VARCHAR,
+    gpu_count INTEGER,
+    gpu_uuids VARCHAR[],
+    driver_version VARCHAR,
+    power_limits_w DOUBLE[],
+    image_name VARCHAR,
+    image_id VARCHAR,
+    image_repo_digest VARCHAR,
+    git_revision VARCHAR,
+    launcher VARCHAR,
+    node VARCHAR,
+    effective_config JSON NOT NULL,
+    environment_snapshot JSON,
+    warmup_result JSON,
+    energy_breakdown JSON,
+    thermal_throttle JSON,
+    aggregation JSON,
+    PRIMARY KEY (experiment_id)
+);
+COMMENT ON TABLE experiments IS 'One finished cycle per row, valid or not; NULL is not measured.';
+COMMENT ON COLUMN experiments.experiment_id IS 'names one cycle''s result';
+COMMENT ON COLUMN experiments.directory IS 'where the result was ingested from, absolute';
+COMMENT ON COLUMN experiments.schema_version IS 'version of result.json';
+COMMENT ON COLUMN experiments.measurement_config_hash IS 'names the configuration, 16 hex digits';
+COMMENT ON COLUMN experiments.study IS 'name of the study';
+COMMENT ON COLUMN experiments.cycle IS 'number of the repetition in its study, from 1';
+COMMENT ON COLUMN experiments.block IS 'block (cycle and GPU set) it ran in';
+COMMENT ON COLUMN experiments.attempt IS 'number of the try at this cycle, from 1';
+COMMENT ON COLUMN experiments.backend IS 'pytorch, vllm, trt or stub';
+COMMENT ON COLUMN experiments.model IS 'hub id, local path or builtin name';
+COMMENT ON COLUMN experiments.model_commit IS 'commit of the model on the hub';
+COMMENT ON COLUMN experiments.dtype IS 'as configured; auto is the model''s own';
+COMMENT ON COLUMN experiments.batch_size IS 'requests in flight at once, as configured';
+COMMENT ON COLUMN experiments.num_processes IS 'data parallel processes, as configured';
+COMMENT ON COLUMN experiments.gpus_per_process IS 'tensor parallel width, as configured';
+COMMENT ON COLUMN experiments.measurement_methodology IS 'total, steady_state or windowed';
+COMMENT ON COLUMN experiments.start_time IS 'opening mark of the measured window';
+COMMENT ON COLUMN experiments.end_time IS 'closing mark of the measured window';
+COMMENT ON COLUMN experiments.total_inference_time_sec IS 'length of the measured window (s)';
+COMMENT ON COLUMN experiments.total_tokens IS 'input + output tokens (tokens)';
+COMMENT ON COLUMN experiments.input_tokens IS 'input tokens; padding never counts (tokens)';
+COMMENT ON COLUMN experiments.output_tokens IS 'ids generated up to and including EOS (tokens)';
+COMMENT ON COLUMN experiments.cached_input_tokens IS 'input tokens served from a cache (tokens)';
+COMMENT ON COLUMN experiments.passes IS 'whole passes over the workload in the window';
+COMMENT ON COLUMN experiments.output_tokens_per_second IS 'output tokens / window (tokens/s)';
+COMMENT ON COLUMN experiments.total_tokens_per_second IS 'total tokens / window (tokens/s)';
+COMMENT ON COLUMN experiments.avg_tokens_per_second IS 'mean over processes of their total-token rate; never a headline (tokens/s)';
+COMMENT ON COLUMN experiments.energy_source IS 'nvml_counter, nvml_power or none';
+COMMENT ON COLUMN experiments.total_energy_j IS 'all devices, common open to common close (J)';
+COMMENT ON COLUMN experiments.energy_per_output_token_j IS 'headline: total energy / output tokens (J/token)';
+COMMENT ON COLUMN experiments.avg_energy_per_token_j IS 'total energy / total tokens (J/token)';
+COMMENT ON COLUMN experiments.energy_adjusted_j IS 'total energy - baseline x window, may be below 0 (J)';
+COMMENT ON COLUMN experiments.energy_bound_j IS 'bound of the error of total_energy_j (J)';
+COMMENT ON COLUMN experiments.energy_per_device_j IS 'energy of each device (J)';
+COMMENT ON COLUMN experiments.baseline_power_w IS 'sum of the devices'' idle means (W)';
+COMMENT ON COLUMN experiments.total_flops IS 'arithmetic done, multiply-add counts 2 (FLOP)';
+COMMENT ON COLUMN experiments.ttft_mean_ms IS 'arrival to first output token, mean (ms)';
+COMMENT ON COLUMN experiments.ttft_p50_ms IS 'arrival to first output token, median (ms)';
+COMMENT ON COLUMN experiments.ttft_p95_ms IS 'arrival to first output token, 95th percentile (ms)';
+COMMENT ON COLUMN experiments.ttft_p99_ms IS 'arrival to first output token, 99th percentile (ms)';
+COMMENT ON COLUMN experiments.ttft_min_ms IS 'arrival to first output token, lowest (ms)';
+COMMENT ON COLUMN experiments.ttft_max_ms IS 'arrival to first output token, highest (ms)';
+COMMENT ON COLUMN experiments.ttft_samples IS 'requests with a TTFT';
+COMMENT ON COLUMN experiments.itl_mean_ms IS 'gap between deliveries, mean (ms)';
+COMMENT ON COLUMN experiments.itl_p50_ms IS 'gap between deliveries, median (ms)';
+COMMENT ON COLUMN experiments.itl_p95_ms IS 'gap between deliveries, 95th percentile (ms)';
+COMMENT ON COLUMN experiments.itl_p99_ms IS 'gap between deliveries, 99th percentile (ms)';
+COMMENT ON COLUMN experiments.itl_min_ms IS 'gap between deliveries, lowest (ms)';
+COMMENT ON COLUMN experiments.itl_max_ms IS 'gap between deliveries, highest (ms)';
+COMMENT ON COLUMN experiments.itl_samples IS 'gaps with an ITL';
+COMMENT ON COLUMN experiments.tpot_mean_ms IS '(e2e - TTFT) / (output tokens - 1), mean over requests (ms)';
+COMMENT ON COLUMN experiments.e2e_mean_ms IS 'arrival to last token, mean over requests (ms)';
+COMMENT ON COLUMN experiments.warmup_converged IS 'throughput was steady before the window opened';
+COMMENT ON COLUMN experiments.measurement_valid IS 'false: kept out of intervals; NULL: not judged';
+COMMENT ON COLUMN experiments.invalid_reasons IS 'codes of why it is invalid';
+COMMENT ON COLUMN experiments.prompts_sha256 IS 'digest of the rendered prompts'' token ids';
+COMMENT ON COLUMN experiments.device IS 'device the model ran on, as the backend names it';
+COMMENT ON COLUMN experiments.cpu_model IS 'CPU of the machine';
+COMMENT ON COLUMN experiments.gpu_name IS 'model of the GPUs; several models joined with +';
+COMMENT ON COLUMN experiments.gpu_count IS 'GPUs used; NULL is not recorded';
+COMMENT ON COLUMN experiments.gpu_uuids IS 'UUIDs of the GPUs used';
+COMMENT ON COLUMN experiments.driver_version IS 'NVIDIA driver';
+COMMENT ON COLUMN experiments.power_limits_w IS 'distinct power limits of the GPUs, ascending (W)';
+COMMENT ON COLUMN experiments.image_name IS 'image reference; NULL for a local process';
+COMMENT ON COLUMN experiments.image_id IS 'image content id';
+COMMENT ON COLUMN experiments.image_repo_digest IS 'registry digest; NULL if never pushed';
+COMMENT ON COLUMN experiments.git_revision IS 'git revision of joulehouse';
+COMMENT ON COLUMN experiments.launcher IS 'local, docker or kubernetes';
+COMMENT ON COLUMN experiments.node IS 'host name of the machine';
+COMMENT ON COLUMN experiments.effective_config IS 'the whole configuration, e.g. effective_config->>''$.workload.n_prompts''';
+COMMENT ON COLUMN experiments.environment_snapshot IS 'the whole environment as recorded, package versions included';
+COMMENT ON COLUMN experiments.warmup_result IS 'the warm-up as recorded';
+COMMENT ON COLUMN experiments.energy_breakdown IS 'both energy methods as recorded (J, W)';
+COMMENT ON COLUMN experiments.thermal_throttle IS 'throttling as recorded (s, degrees C)';
+COMMENT ON COLUMN experiments.aggregation IS 'how the processes were merged';
+
+CREATE TABLE process_results (
+    experiment_id VARCHAR,
+    process_index INTEGER CHECK (process_index >= 0),
+    config_name VARCHAR NOT NULL,
+    model_name VARCHAR NOT NULL,
+    backend VARCHAR NOT NULL,
+    gpu_id INTEGER,
+    gpu_name VARCHAR,
+    gpu_uuids VARCHAR[],
+    start_time TIMESTAMPTZ NOT NULL,
+    end_time TIMESTAMPTZ NOT NULL,
+    total_inference_time_sec DOUBLE NOT NULL,
+    total_prompts BIGINT NOT NULL,
+    total_tokens BIGINT NOT NULL,
+    input_tokens BIGINT,
+    output_tokens BIGINT,
+    cached_input_tokens BIGINT,
+    avg_tokens_per_second DOUBLE NOT NULL,
+    total_energy_j DOUBLE,
+    avg_power_w DOUBLE,
+    energy_per_token_j DOUBLE,
+    total_flops DOUBLE,
+    flops_method VARCHAR,
+    peak_memory_mb DOUBLE,
+    PRIMARY KEY (experiment_id, process_index)
+);
+COMMENT ON TABLE process_results IS 'One process of one experiment per row.';
+COMMENT ON COLUMN process_results.experiment_id IS 'the experiment it belongs to';
+COMMENT ON COLUMN process_results.process_index IS 'rank of the process, from 0';
+COMMENT ON COLUMN process_results.config_name IS 'name of the configuration as the process knew it';
+COMMENT ON COLUMN process_results.model_name IS 'model as the process knew it';
+COMMENT ON COLUMN process_results.backend IS 'pytorch, vllm, trt or stub';
+COMMENT ON COLUMN process_results.gpu_id IS 'index of the first device; NULL on CPU';
+COMMENT ON COLUMN process_results.gpu_name IS 'model of the GPU';
+COMMENT ON COLUMN process_results.gpu_uuids IS 'UUIDs of the GPUs used';
+COMMENT ON COLUMN process_results.start_time IS 'opening mark of this process';
+COMMENT ON COLUMN process_results.end_time IS 'closing mark of this process';
+COMMENT ON COLUMN process_results.total_inference_time_sec IS 'length of its window (s)';
+COMMENT ON COLUMN process_results.total_prompts IS 'requests finished';
+COMMENT ON COLUMN process_results.total_tokens IS 'input + output tokens (tokens)';
+COMMENT ON COLUMN process_results.input_tokens IS 'input tokens (tokens)';
+COMMENT ON COLUMN process_results.output_tokens IS 'output tokens (tokens)';
+COMMENT ON COLUMN process_results.cached_input_tokens IS 'input tokens served from a cache (tokens)';
+COMMENT ON COLUMN process_results.avg_tokens_per_second IS 'total tokens / its window (tokens/s)';
+COMMENT ON COLUMN process_results.total_energy_j IS 'energy of its devices (J)';
+COMMENT ON COLUMN process_results.avg_power_w IS 'mean power of its devices (W)';
+COMMENT ON COLUMN process_results.energy_per_token_j IS 'per total token (J/token)';
+COMMENT ON COLUMN process_results.total_flops IS 'arithmetic done, multiply-add counts 2 (FLOP)';
+COMMENT ON COLUMN process_results.flops_method IS 'architecture or parameters_2N';
+COMMENT ON COLUMN process_results.peak_memory_mb IS 'peak device memory, or process memory on CPU (MB, 10^6 bytes)';
+
+CREATE TABLE requests (
+    experiment_id VARCHAR,
+    process_index INTEGER,
+    request_index INTEGER,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    finish_reason VARCHAR,
+    output_sha256 VARCHAR,
+    arrival_s DOUBLE,
+    ttft_ms DOUBLE,
+    e2e_ms DOUBLE,
+    queue_ms DOUBLE,
+    itl_ms DOUBLE[],
+    PRIMARY KEY (experiment_id, process_index, request_index)
+);
+COMMENT ON TABLE requests IS 'One request in the measured window per row.';
+COMMENT ON COLUMN requests.experiment_id IS 'the experiment it belongs to';
+COMMENT ON COLUMN requests.process_index IS 'rank of the process that served it';
+COMMENT ON COLUMN requests.request_index IS 'number of the request in its process';
+COMMENT ON COLUMN requests.input_tokens IS 'input tokens (tokens)';
+COMMENT ON COLUMN requests.output_tokens IS 'output tokens (tokens)';
+COMMENT ON COLUMN requests.finish_reason IS 'why generation ended';
+COMMENT ON COLUMN requests.output_sha256 IS 'digest of the output ids';
+COMMENT ON COLUMN requests.arrival_s IS 'arrival after the window opened (s)';
+COMMENT ON COLUMN requests.ttft_ms IS 'arrival to first output token (ms)';
+COMMENT ON COLUMN requests.e2e_ms IS 'arrival to last token (ms)';
+COMMENT ON COLUMN requests.queue_ms IS 'time in the backend''s queue (ms)';
+COMMENT ON COLUMN requests.itl_ms IS 'every gap between deliveries (ms)';
+
+CREATE TABLE warnings (
+    experiment_id VARCHAR,
+    warning_index INTEGER,
+    code VARCHAR,
+    message VARCHAR NOT NULL,
+    PRIMARY KEY (experiment_id, warning_index)
+);
+COMMENT ON TABLE warnings IS 'Measurement warnings, in the order they were made.';
+COMMENT ON COLUMN warnings.experiment_id IS 'the experiment it belongs to';
+COMMENT ON COLUMN warnings.warning_index IS 'place in the result, from 0';
+COMMENT ON COLUMN warnings.code IS 'what kind; NULL when the text has no code';
+COMMENT ON COLUMN warnings.message IS 'what was seen and what to do';
+
+CREATE TABLE failures (
+    experiment_id VARCHAR,
+    directory VARCHAR NOT NULL,
+    measurement_config_hash VARCHAR,
+    study VARCHAR,
+    cycle INTEGER,
+    attempt INTEGER,
+    backend VARCHAR,
+    model VARCHAR,
+    dtype VARCHAR,
+    batch_size INTEGER,
+    error_class VARCHAR NOT NULL,
+    exit_code INTEGER NOT NULL,
+    message VARCHAR NOT NULL,
+    advice VARCHAR NOT NULL,
+    failed_at TIMESTAMPTZ NOT NULL,
+    log_tail VARCHAR[] NOT NULL,
+    config JSON,
+    PRIMARY KEY (experiment_id)
+);
+COMMENT ON TABLE failures IS 'One failed job per row; a failure is data.';
+COMMENT ON COLUMN failures.experiment_id IS 'names the job that failed';
+COMMENT ON COLUMN failures.directory IS 'where the failure was ingested from, absolute';
+COMMENT ON COLUMN failures.measurement_config_hash IS 'names the configuration; NULL if it was invalid';
+COMMENT ON COLUMN failures.study IS 'name of the study';
+COMMENT ON COLUMN failures.cycle IS 'number of the repetition in its study, from 1';
+COMMENT ON COLUMN failures.attempt IS 'number of the try at this cycle, from 1';
+COMMENT ON COLUMN failures.backend IS 'pytorch, vllm, trt or stub';
+COMMENT ON COLUMN failures.model IS 'hub id, local path or builtin name';
+COMMENT ON COLUMN failures.dtype IS 'as configured; auto is the model''s own';
+COMMENT ON COLUMN failures.batch_size IS 'requests in flight at once, as configured';
+COMMENT ON COLUMN failures.error_class IS 'class name of the error, or TimedOut, Killed';
+COMMENT ON COLUMN failures.exit_code IS 'exit code of the job';
+COMMENT ON COLUMN failures.message IS 'what went wrong';
+COMMENT ON COLUMN failures.advice IS 'what to do';
+COMMENT ON COLUMN failures.failed_at IS 'when it failed';
+COMMENT ON COLUMN failures.log_tail IS 'last lines of the job''s log';
+COMMENT ON COLUMN failures.config IS 'the configuration as it was given';
+
+CREATE TABLE ingested_directories (
+    directory VARCHAR,
+    kind VARCHAR NOT NULL CHECK (kind IN ('result', 'failure', 'duplicate')),
+    experiment_id VARCHAR NOT NULL,
+    signature VARCHAR NOT NULL,
+    content_sha256 VARCHAR NOT NULL,
+    ingested_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (directory)
+);
+COMMENT ON TABLE ingested_directories IS 'Bookkeeping: what was read, so that it is read once.';
+COMMENT ON COLUMN ingested_directories.directory IS 'absolute path';
+COMMENT ON COLUMN ingested_directories.kind IS 'result, failure, or duplicate (same content as another directory)';
+COMMENT ON COLUMN ingested_directories.experiment_id IS 'what it holds';
+COMMENT ON COLUMN ingested_directories.signature IS 'time and size of the files read; a change means: read again';
+COMMENT ON COLUMN ingested_directories.content_sha256 IS 'digest of the files read';
+COMMENT ON COLUMN ingested_directories.ingested_at IS 'when it was read';
+
+CREATE TABLE quarantine (
+    directory VARCHAR,
+    reason VARCHAR NOT NULL,
+    quarantined_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (directory)
+);
+COMMENT ON TABLE quarantine IS 'Directories that could not be taken; they are tried again at every ingest.';
+COMMENT ON COLUMN quarantine.directory IS 'absolute path';
+COMMENT ON COLUMN quarantine.reason IS 'what is wrong and what to do';
+COMMENT ON COLUMN quarantine.quarantined_at IS 'when it was last tried';
+
+CREATE TABLE warehouse_schema (version INTEGER NOT NULL);
+COMMENT ON TABLE warehouse_schema IS 'Version of these tables, one row.';
+COMMENT ON COLUMN warehouse_schema.version IS 'raised with every change of a table';
