@@ -42,7 +42,9 @@ def cli() -> None:
     "--model", help="Hub id, local folder (/..., ./...) or builtin:tiny-llama.  [default: builtin:tiny-llama]"
 )
 @click.option("--cycles", type=click.IntRange(min=1), default=3, show_default=True, help="Repetitions.")
-@click.option("--launcher", type=click.Choice(list(LAUNCHERS)), default="docker", show_default=True)
+@click.option(
+    "--launcher", type=click.Choice(list(LAUNCHERS)), default="docker", show_default=True, help="Where cycles run."
+)
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go."
 )

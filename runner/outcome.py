@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from images.contract import files
-from images.contract.job import ExitCode, JobContext, JobFailure
+from images.contract.failure import JobFailure
+from images.contract.job import ExitCode, JobContext
 from runner.launchers import Ended
 from runner.layout import Attempt, Layout
 from runner.study import Job
@@ -44,10 +45,7 @@ def conclude(
     if left is not None and (left / files.RESULT_FILE).is_file():
         return Outcome(job, layout.publish(left), None)
     failure = _failure(job, context, left, ended, timed_out_after_s)
-    parts = [Path(job.config.model).name, job.config.backend, job.config_hash[:8], f"c{job.cycle:03d}", "failed"]
-    name = files.directory_name(parts, datetime.now(UTC))
-    document = failure.model_dump_json(indent=1)
-    directory = files.save_directory(layout.output, name, {files.FAILURE_FILE: document}, {})
+    directory = failure.save(layout.output).parent
     return Outcome(job, directory, failure)
 
 
@@ -71,7 +69,7 @@ def _failure(
         message=message,
         advice=advice,
         log_tail=ended.log_tail or (own.log_tail if own is not None else []),
-        time=datetime.now(UTC).isoformat(),
+        time=datetime.now(UTC),
     )
 
 
@@ -80,7 +78,7 @@ def _own_account(left: Path | None) -> JobFailure | None:
     if left is None:
         return None
     try:
-        return JobFailure.model_validate(files.read_json(left / files.FAILURE_FILE))
+        return JobFailure.from_json(left)
     except ValueError:
         return None
 

@@ -7,15 +7,14 @@ import json
 import re
 import warnings
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from images.contract import files
+from images.contract.failure import JobFailure
 from images.contract.files import UnreadableResult
-from images.contract.job import JobFailure
 from images.contract.result import ExperimentResult, RawProcessResult
 
 Row = dict[str, Any]
@@ -180,22 +179,11 @@ def _read_result(directory: Path, signature: str) -> Record:
 
 
 def _read_failure(directory: Path, signature: str) -> Record:
-    path = directory / files.FAILURE_FILE
-    try:
-        failure = JobFailure.model_validate(files.read_json(path))
-        failed_at = datetime.fromisoformat(failure.time)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UnreadableResult(f"{path} does not fit the schema: {where}: {first['msg']}") from None
-    except ValueError as error:
-        if isinstance(error, UnreadableResult):
-            raise
-        raise UnreadableResult(f"{path} does not fit the schema: time: {error}") from None
+    failure = JobFailure.from_json(directory)
     name = name_of(directory)
     row = {column: getattr(failure, column) for column in _FAILURE_FIELDS} | {
         "directory": name,
-        "failed_at": failed_at.replace(tzinfo=UTC) if failed_at.tzinfo is None else failed_at.astimezone(UTC),
+        "failed_at": failure.time,
         "backend": failure.backend or _typed((failure.config or {}).get("backend"), str),
         "config": _json(failure.config),
         **_config_columns(failure.config or {}),

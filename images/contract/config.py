@@ -1,7 +1,7 @@
 """ExperimentConfig: everything that decides what is measured, and the hash that names it.
 
 A released default never changes: the hash leaves defaults out, so a changed default would give two
-different measurements one name. New behaviour gets a new field (``tests/contract/golden`` pins each).
+different measurements one name. New behaviour gets a new field (``tests/images/contract/golden`` pins each).
 """
 
 from __future__ import annotations
@@ -291,7 +291,9 @@ def _folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     try:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\0".encode())
+            name = path.relative_to(folder)
+            if not any(part.startswith(".") for part in name.parts):  # caches and .git differ between copies
+                digest.update(f"{name.as_posix()}\0{_file_digest(path)}\0".encode())
     except OSError as error:
         raise ModelUnavailable(
             f"the model folder {folder} cannot be read ({error.strerror}: {error.filename}).",
@@ -302,11 +304,11 @@ def _folder_digest(folder: Path) -> str:
 
 def _file_digest(path: Path) -> str:
     status = path.stat()
-    return _digest_of(path, status.st_mtime_ns, status.st_size)
+    return _digest_of(path, (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
 
 
 @lru_cache(maxsize=4096)
-def _digest_of(path: Path, _mtime_ns: int, _size: int) -> str:
-    """Time and size are part of the key, so that a changed file is read again and others only once."""
+def _digest_of(path: Path, _identity: tuple[int, ...]) -> str:
+    """Times and size are part of the key, so that a changed file is read again and others only once."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

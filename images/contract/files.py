@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -190,7 +191,9 @@ def load_table(directory: Path, file: str) -> Table:
     path = directory / file
     schema = SIDECAR_SCHEMAS.get(file)
     try:
-        table = pq.read_table(path)
+        # Opened by us, because Arrow takes no path that is not UTF-8; one thread, because files are small and many.
+        with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
+            table = parquet.read(use_threads=False)
         return table if schema is None else _conform(table, schema, file)
     except FileNotFoundError:
         raise
@@ -201,9 +204,10 @@ def load_table(directory: Path, file: str) -> Table:
 def find_directories(root: Path) -> Iterator[Path]:
     """Every directory below `root` that holds a result or a failure, in name order.
 
-    Dot names are unfinished work and are passed over; links to directories are not followed.
+    Dot names are unfinished work and are passed over; links to directories are not followed. A folder that
+    cannot be read is a warning.
     """
-    for parent, folders, files in os.walk(root):
+    for parent, folders, files in os.walk(root, onerror=_warn_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if RESULT_FILE in files or FAILURE_FILE in files:
             folders.clear()
@@ -224,7 +228,15 @@ def _conform(table: Table, schema: pa.Schema, file: str) -> Table:
         raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
     if repeated := sorted({name for name in schema.names if table.column_names.count(name) > 1}):
         raise ValueError(f"{file} has the columns {', '.join(repeated)} more than once")
-    return table.select(schema.names).cast(schema)
+    table = table if table.schema.equals(schema) else table.select(schema.names).cast(schema)
+    for column, kind in zip(table.columns, schema, strict=True):
+        if column.null_count and not kind.nullable:
+            raise ValueError(f"{file} has nulls in {kind.name}")
+    return table
+
+
+def _warn_unreadable(error: OSError) -> None:
+    warnings.warn(f"{error.filename} cannot be read ({error.strerror}); it is passed over", stacklevel=2)
 
 
 def _refuse_constant(name: str) -> Any:

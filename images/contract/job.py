@@ -1,4 +1,4 @@
-"""The interface of every job image: arguments, mount points, exit codes, labels, failures.
+"""The interface of every job image: arguments, mount points, exit codes, labels.
 
 The runner starts a job and a job answers it through nothing but what is named here, so a host that
 knows this file can drive any image that carries the same ``CONTRACT_VERSION`` label.
@@ -126,26 +126,6 @@ class JobContext(BaseModel):
     launcher: str | None = Field(None, description="local, docker or kubernetes")
     node: str | None = Field(None, description="host name of the machine")
     pod: str | None = Field(None, description="Kubernetes pod name")
-
-
-class JobFailure(BaseModel):
-    """``failure.json``: why a job has no result. A failure is data; the warehouse counts it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    experiment_id: str
-    backend: str | None = None
-    measurement_config_hash: str | None = None
-    config: dict[str, Any] | None = Field(None, description="the configuration as it was given")
-    study: str | None = None
-    cycle: int | None = Field(None, description="number of this repetition, from 1")
-    attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
-    error_class: str = Field(description="class name of the error, or TimedOut, Killed")
-    exit_code: int = Field(description="of the job: an ExitCode, or 128 and the signal")
-    message: str
-    advice: str = ""
-    log_tail: list[str] = Field(default_factory=list, description="last lines of the job's log")
-    time: str = Field(description="when it failed, ISO 8601, UTC")
 
 
 def only_json(value: dict[str, Any]) -> dict[str, Any]:

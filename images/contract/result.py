@@ -327,11 +327,7 @@ class ExperimentResult(_Record):
         try:
             result = cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-            message = first["msg"].removeprefix("Value error, ")
-            raise UnreadableResult(f"{path} does not fit the schema: {where}: {message}{more}") from None
+            raise misfit(path, error) from None
         unknown = sorted(_unknown_keys(data, result))
         if unknown:
             warnings.warn(f"{path}: ignored keys of a newer version: {', '.join(unknown)}", stacklevel=2)
@@ -350,6 +346,15 @@ class CompletenessReport(_Record):
     missing: list[int] = Field(default_factory=list, description="process indices without a result")
     duplicates: list[int] = Field(default_factory=list, description="process indices with more than one")
     missing_markers: list[int] = Field(default_factory=list, description="process indices without .completed_{i}")
+
+
+def misfit(path: Path, error: ValidationError) -> UnreadableResult:
+    """The first thing that does not fit, and how many more, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return UnreadableResult(f"{path} does not fit the schema: {where}: {message}{more}")
 
 
 def _check_version(data: dict[str, Any], path: Path) -> None:

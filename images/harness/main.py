@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from images.contract import files
 from images.contract.config import parse_config
+from images.contract.failure import JobFailure
 from images.contract.job import (
     ARG_CONFIG,
     ARG_CONTEXT,
@@ -36,7 +37,6 @@ from images.contract.job import (
     Interrupted,
     JobContext,
     JobError,
-    JobFailure,
     MeasurementFailed,
     OutOfMemory,
 )
@@ -101,13 +101,10 @@ class Job:
             message=error.message,
             advice=error.advice,
             log_tail=list(self.tail.lines),
-            time=datetime.now(UTC).isoformat(),
+            time=datetime.now(UTC),
         )
-        model = str((self.raw_config or {}).get("model", "job"))
-        parts = [Path(model).name, self.backend, f"c{self.context.cycle:03d}", "failed"]
         try:
-            text = failure.model_dump_json(indent=1)
-            files.save_directory(self.output, files.directory_name(parts, self.started), {files.FAILURE_FILE: text}, {})
+            failure.save(self.output)
         except (OSError, ValueError) as problem:
             log.error("failure.json could not be written: %s", problem)
         return int(error.exit_code)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images.contract import files
-from images.contract.job import JobFailure
+from images.contract.failure import JobFailure
 from images.contract.result import ExperimentResult
 
 RUNNER = [sys.executable, "-c", "from runner.cli import main; main()"]
@@ -51,7 +51,7 @@ def results(output: Path) -> list[ExperimentResult]:
 
 def failures(output: Path) -> list[JobFailure]:
     return [
-        JobFailure.model_validate(files.read_json(directory / files.FAILURE_FILE))
+        JobFailure.from_json(directory)
         for directory in files.find_directories(output)
         if (directory / files.FAILURE_FILE).exists()
     ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
 from images.contract.files import REQUESTS_SCHEMA
-from images.contract.job import JobFailure
+from images.contract.failure import JobFailure
 from images.contract.result import (
     ComputeMetrics,
     EnergyMetrics,
@@ -96,7 +96,7 @@ def save_failure(root: Path, number: int = 1, **fields: Any) -> Path:
             "error_class": "OutOfMemory",
             "exit_code": 12,
             "message": "no memory",
-            "time": START.isoformat(),
+            "time": START,
         }
         | fields
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from images.contract import files
 from images.contract.result import ExperimentResult
-from tests.contract import make
+from tests.images.contract import make
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def test_writers_killed_at_random_leave_only_whole_directories(tmp_path: Path) -
 
 
 def _writers(mode: str, folder: Path, *numbers: int) -> None:
-    command = [sys.executable, "-m", "tests.contract.writers", mode, str(folder), *map(str, numbers)]
+    command = [sys.executable, "-m", "tests.images.contract.writers", mode, str(folder), *map(str, numbers)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
 
 

@@ -20,8 +20,8 @@ from images.contract.result import (
     RawProcessResult,
     Timestamps,
 )
-from tests.contract import make
-from tests.contract.make import OPEN, raw
+from tests.images.contract import make
+from tests.images.contract.make import OPEN, raw
 
 ID = "exp_20260301_120000_0123abcd"
 HASH = "0123456789abcdef"

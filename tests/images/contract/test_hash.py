@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from images.contract.config import BACKENDS, ExperimentConfig, parse_config
 from images.contract.job import ConfigInvalid, ModelUnavailable
-from tests.contract import strategies
+from tests.images.contract import strategies
 
 quick = settings(max_examples=80, deadline=None)
 

@@ -1,7 +1,7 @@
 """Released files keep loading, released defaults and hashes never change.
 
 The golden results are written by hand and never regenerated. Defaults and hashes of new fields are added by
-UPDATE_GOLDEN=1 .venv/bin/pytest tests/contract/test_golden.py, which adds what is new and changes nothing.
+UPDATE_GOLDEN=1 .venv/bin/pytest tests/images/contract/test_golden.py, which adds what is new and changes nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from images.contract import files
 from images.contract.config import BACKENDS, ExperimentConfig, parse_config
 from images.contract.job import CONTRACT_VERSION, ExitCode
 from images.contract.result import ExperimentResult
-from tests.contract import make
+from tests.images.contract import make
 
 GOLDEN = Path(__file__).parent / "golden"
 DEFAULTS = GOLDEN / "config_defaults.json"
 HASHES = GOLDEN / "config_hashes.json"
-ADD = "UPDATE_GOLDEN=1 .venv/bin/pytest tests/contract/test_golden.py adds it"
+ADD = "UPDATE_GOLDEN=1 .venv/bin/pytest tests/images/contract/test_golden.py adds it"
 
 
 def test_a_minimal_older_result_loads_with_everything_else_unmeasured() -> None:

@@ -12,7 +12,7 @@ import pytest
 from images.contract import files
 from images.contract.files import UnreadableResult
 from images.contract.result import ExperimentResult
-from tests.contract import make
+from tests.images.contract import make
 
 GOOD: dict[str, Any] = make.result().model_dump(mode="json")
 

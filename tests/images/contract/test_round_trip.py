@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from images.contract import files
 from images.contract.result import ExperimentResult
-from tests.contract import make, strategies
+from tests.images.contract import make, strategies
 
 
 @given(result=strategies.results())

@@ -1,4 +1,4 @@
-"""Processes that save results, some of them killed: python -m tests.contract.writers MODE FOLDER NUMBER NUMBER.
+"""Processes that save results, some of them killed: python -m tests.images.contract.writers MODE FOLDER NUMBER NUMBER.
 
 A process of its own, so that it can fork cheaply; pytest's has threads.
 """
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from images.contract import files, result
-from tests.contract import make
+from tests.images.contract import make
 
 fork = multiprocessing.get_context("fork")
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from images.contract import files
 from images.contract.result import ExperimentResult
-from tests.contract import make, strategies
-from tests.contract.make import OPEN
+from tests.images.contract import make, strategies
+from tests.images.contract.make import OPEN
 
 
 def test_the_directory_is_named_by_model_backend_hash_cycle_and_time() -> None:

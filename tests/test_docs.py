@@ -1,0 +1,113 @@
+"""Documentation is tested: what exists is described, and what is described exists."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from images.contract.config import BACKENDS, ExperimentConfig
+from images.contract.job import ExitCode
+from runner.cli import cli as runner_cli
+from warehouse.cli import cli as warehouse_cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    (program, name, command)
+    for program, group in (("runner", runner_cli), ("warehouse", warehouse_cli))
+    for name, command in group.commands.items()
+]
+
+
+@pytest.mark.parametrize(("program", "name", "command"), COMMANDS, ids=lambda part: str(part))
+def test_every_command_has_help_and_a_readme_line(program: str, name: str, command: click.Command) -> None:
+    assert command.help
+    assert f"| `{program} {name}` |" in README
+    undescribed = [option.name for option in command.params if isinstance(option, click.Option) and not option.help]
+    assert undescribed == []
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert [code for code in ExitCode if f"| {int(code)} |" not in text] == []
+
+
+def test_every_warning_is_documented() -> None:
+    source = (ROOT / "images" / "harness" / "findings.py").read_text()
+    codes = set(re.findall(r'"([a-z_0-9]+)(?:\{percentile\})?: ', source)) | {"few_requests_for_p95"}
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert len(codes) > 5
+    assert sorted(code for code in codes if code not in text) == []
+
+
+def test_every_knob_of_make_run_is_in_the_readme() -> None:
+    knobs = re.findall(r"^([A-Z_]+) +\?=", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert len(knobs) > 5
+    assert sorted(knob for knob in knobs if f"`{knob}`" not in README and knob != "PYTHON") == []
+
+
+def test_every_make_target_says_what_it_does() -> None:
+    targets = set(re.findall(r"^\.PHONY: ([a-z-]+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    listed = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert {line.split()[0] for line in listed.splitlines() if not line.startswith("backends")} >= targets
+
+
+def test_the_configuration_page_lists_every_field() -> None:
+    """Written from the models; UPDATE_DOCS=1 writes it anew."""
+    page = ROOT / "docs" / "configuration.md"
+    if os.environ.get("UPDATE_DOCS") == "1":
+        page.write_text(_configuration_page())
+    assert page.read_text() == _configuration_page(), "run `UPDATE_DOCS=1 .venv/bin/pytest tests/test_docs.py`"
+
+
+def _configuration_page() -> str:
+    lines = [
+        "# Configuration",
+        "",
+        "Every field of an experiment. On the command line: `runner run --set field.path=value`. A misspelt field,",
+        "a wrong type or another backend's section is refused before anything runs.",
+        "",
+        "| field | default | meaning |",
+        "| --- | --- | --- |",
+        *_rows(ExperimentConfig, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        part = _model_in(field.annotation)
+        if part is not None:
+            yield from _rows(part, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        meaning = (field.description or "").replace("|", "\\|")
+        choices = _choices(field.annotation)
+        yield f"| `{prefix}{name}` | `{json.dumps(default)}` | {'; '.join(filter(None, (choices, meaning)))} |"
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _choices(annotation: object) -> str:
+    arguments = getattr(annotation, "__args__", ())
+    if getattr(annotation, "__origin__", None) is not None and all(isinstance(one, str) for one in arguments):
+        return ", ".join(f"`{one}`" for one in arguments)
+    return next((found for one in arguments if (found := _choices(one))), "")
+
+
+def test_the_backends_that_the_readme_offers_are_there() -> None:
+    offered = re.findall(r"`(\w+)`", next(line for line in README.splitlines() if line.startswith("| `BACKEND`")))
+    assert set(offered[1:]) == {name for name in BACKENDS if (ROOT / "images" / name / "Dockerfile").exists()}
