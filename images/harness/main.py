@@ -39,6 +39,7 @@ from images.contract.job import (
     JobError,
     MeasurementFailed,
     OutOfMemory,
+    only_json,
 )
 from images.harness.measure import measure
 
@@ -133,8 +134,7 @@ class Job:
         If the watchdog was first, this never returns: that one ends the process.
         """
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+            _pass_over_signals()
         self._ending.acquire()
 
     def _leave_after_grace(self, reader: socket.socket, _writer: socket.socket) -> None:
@@ -234,9 +234,12 @@ def _check_output(output: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return files.read_json(path)
-    except files.UnreadableResult as error:
-        raise ConfigInvalid(f"{error}.", f"Give a JSON object with {ARG_CONFIG}.") from None
+        data = files.read_json(path)
+        only_json(data)  # else failure.json could not hold it
+    except ValueError as error:
+        reason = str(error) if isinstance(error, files.UnreadableResult) else f"{path}: {error}"
+        raise ConfigInvalid(f"{reason}.", f"Give a JSON object with {ARG_CONFIG}.") from None
+    return data
 
 
 def _read_context(path: Path | None) -> JobContext:
@@ -262,6 +265,11 @@ def _as_job_error(error: BaseException) -> JobError:
 
 
 def _raise_terminated(_number: int, _frame: object) -> None:
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)  # a second one would interrupt the ending
+    _pass_over_signals()  # a second one would interrupt the ending
     raise _Terminated
+
+
+def _pass_over_signals() -> None:
+    """Not SIG_IGN: Python complains on stderr of a signal that came in before and would be ignored now."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
-from images.contract.files import REQUESTS_SCHEMA
 from images.contract.failure import JobFailure
+from images.contract.files import REQUESTS_SCHEMA
 from images.contract.result import (
     ComputeMetrics,
     EnergyMetrics,

@@ -25,7 +25,7 @@ from tests.images.contract.make import OPEN, raw
 
 ID = "exp_20260301_120000_0123abcd"
 HASH = "0123456789abcdef"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def aggregate(*raws: RawProcessResult) -> ExperimentResult:

@@ -11,7 +11,7 @@ from images.contract import files
 from images.contract.result import ExperimentResult
 from tests.images.contract import make
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_eight_racing_writers_lose_and_overwrite_nothing(tmp_path: Path) -> None:
