@@ -36,7 +36,7 @@ run: .venv/.host ## measure: BACKEND= MODEL= CYCLES= LAUNCHER=auto|docker|local 
 	    if reason=$$(docker info --format '{{.ServerVersion}}' 2>&1); then
 	        launcher=docker; echo "launcher: docker, because an engine answers (version $$reason)"
 	    else
-	        launcher=local; echo "launcher: local processes, because no Docker engine answers"
+	        launcher=local; echo "launcher: local processes, because no Docker engine answers ($${reason##*$$'\n'})"
 	    fi
 	fi
 	if [ $$launcher = docker ]; then $(MAKE) image; else $(MAKE) install-$(BACKEND); fi
@@ -57,6 +57,9 @@ image: ## build the image of BACKEND (BASE_IMAGE= to build on another base)
 	@if [ ! -f images/$(BACKEND)/Dockerfile ]; then
 	    echo "there is no image for BACKEND=$(BACKEND); there are: $(BACKENDS)" >&2; exit 2
 	fi
+	if ! docker info >/dev/null 2>&1; then
+	    echo "no Docker engine answers. Start it, or measure in local processes with LAUNCHER=local." >&2; exit 125
+	fi
 	log=$$(mktemp); trap 'rm -f $$log' EXIT
 	echo "image: joulehouse-$(BACKEND) (the first build takes minutes, later ones a second)"
 	docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg REVISION=$(REVISION) \
@@ -74,7 +77,7 @@ install-%: .venv/.host ## what BACKEND needs to run in local processes (install-
 	@if [ ! -f images/$*/requirements.txt ]; then
 	    echo "there is no backend '$*' here; there are: $(BACKENDS)" >&2; exit 2
 	fi
-	$(MAKE) .venv/.backend-$*
+	$(MAKE) -s .venv/.backend-$*
 
 .PHONY: test
 test: .venv/.dev .venv/.backend-pytorch ## everything this machine can test; REQUIRE_DOCKER=1 fails without Docker

@@ -138,7 +138,9 @@ def read_directory(directory: Path) -> Record | Broken:
         signature = signature_of(directory)
         if (directory / files.RESULT_FILE).exists():
             return _read_result(directory, signature)
-        return _read_failure(directory, signature)
+        if (directory / files.FAILURE_FILE).exists():
+            return _read_failure(directory, signature)
+        reason = f"{directory} is half-written: it has neither {files.RESULT_FILE} nor {files.FAILURE_FILE}"
     except UnreadableResult as error:
         reason = str(error)
     except OSError as error:

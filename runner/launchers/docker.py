@@ -80,8 +80,7 @@ class DockerJob:
             self._container.remove(force=True, v=True)
         if self._token is not None:
             self._token.unlink(missing_ok=True)
-        if self._attempt.folder.exists() and self._attempt.folder.stat().st_uid != os.getuid():
-            take_back(self._attempt.folder)
+        take_back(self._attempt.folder)
 
 
 class DockerLauncher:

@@ -64,7 +64,7 @@ def _read_bytes(folder: Path) -> float:
 
 
 def _ingest(folder: Path, database: Path) -> float:
-    code = "from warehouse.cli import main; main()"
+    code = "import sys; from warehouse.cli import main; sys.exit(main())"
     started = time.perf_counter()
     subprocess.run(
         [sys.executable, "-c", code, "ingest", "--db", str(database), str(folder)], check=True, capture_output=True

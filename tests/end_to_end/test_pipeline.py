@@ -75,13 +75,16 @@ def test_damaged_directories_cost_nothing_but_themselves(tmp_path: Path) -> None
     ):
         directory.mkdir()
         (directory / files.RESULT_FILE).write_text(content)
+    cut_short = output / "cut-short"
+    cut_short.mkdir()
+    (cut_short / files.REQUESTS_FILE).hardlink_to(whole / files.REQUESTS_FILE)
     (output / ".half-written.tmp-0123abcd").mkdir()
     (output / ".half-written.tmp-0123abcd" / files.RESULT_FILE).write_text("{")
 
     said = _warehouse("ingest", "--db", database, output)
 
     assert "3 new" in said
-    assert "3 quarantined" in said
+    assert "4 quarantined" in said
     assert len(failures(output)) == 1
     with duckdb.connect(str(database), read_only=True) as connection:
         reasons = dict(connection.sql("SELECT directory, reason FROM quarantine").fetchall())
@@ -89,6 +92,7 @@ def test_damaged_directories_cost_nothing_but_themselves(tmp_path: Path) -> None
     assert "not valid JSON" in reasons[str(truncated)]
     assert "not valid JSON" in reasons[str(not_json)]
     assert "not a path" in reasons[str(escaping)]
+    assert "half-written" in reasons[str(cut_short)]
 
 
 def _only_result(output: Path) -> ExperimentResult:
@@ -97,7 +101,12 @@ def _only_result(output: Path) -> ExperimentResult:
 
 
 def _warehouse(*arguments: str | Path) -> str:
-    command = [sys.executable, "-c", "from warehouse.cli import main; main()", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from warehouse.cli import main; sys.exit(main())",
+        *map(str, arguments),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
