@@ -17,7 +17,7 @@ import pytest
 import runner.launchers.docker as docker_launcher
 from images.contract.config import ExperimentConfig
 from images.contract.job import CONTRACT_VERSION, HF_TOKEN_FILE, LABEL_CONTRACT, ExitCode, JobContext
-from runner.launchers import Slot
+from runner.launchers import LaunchFailed, Slot
 from runner.launchers.docker import DockerLauncher
 from runner.layout import Layout
 from tests.docker_engine import containers_of
@@ -149,22 +149,18 @@ def test_an_image_that_is_not_built_is_one_line(tmp_path: Path, docker_engine: N
     assert ran.is_one_clear_line(), ran.stderr
 
 
-def test_an_image_of_another_contract_is_refused(tmp_path: Path, stub_image: str) -> None:
-    client = docker.from_env()
+def test_an_image_of_another_contract_is_refused(stub_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"joulehouse-test-{uuid.uuid4().hex[:8]}"
     dockerfile = f"FROM {stub_image}\nLABEL {LABEL_CONTRACT}=0\n"
     subprocess.run(
-        ["docker", "build", "-q", "-t", "joulehouse-vllm", "-"],
-        input=dockerfile.encode(),
-        check=True,
-        capture_output=True,
+        ["docker", "build", "-q", "-t", name, "-"], input=dockerfile.encode(), check=True, capture_output=True
     )
+    monkeypatch.setattr(docker_launcher, "image_name", lambda _backend: name)
     try:
-        ran = run_command("run", "--backend", "vllm", "--launcher", "docker", "--output", tmp_path)
+        with pytest.raises(LaunchFailed, match=f"built for contract 0; this runner speaks {CONTRACT_VERSION}"):
+            DockerLauncher().check(ExperimentConfig(backend="stub"))
     finally:
-        client.images.remove("joulehouse-vllm", force=True)
-
-    assert ran.code == ExitCode.LAUNCHER
-    assert f"built for contract 0; this runner speaks {CONTRACT_VERSION}" in ran.stderr
+        docker.from_env().images.remove(name, force=True)
 
 
 def test_a_gpu_that_docker_cannot_give_leaves_no_container(tmp_path: Path, stub_image: str, study: str) -> None:
