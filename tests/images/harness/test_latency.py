@@ -1,0 +1,89 @@
+"""Latency figures from generations whose stamps are known."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from images.contract.files import REQUESTS_SCHEMA
+from images.harness.backend import Generation, Request
+from images.harness.latency import RequestRecord, mean, records, requests_table
+
+OPENED_S = 1000.0
+
+
+def record(**changes: Any) -> RequestRecord:
+    """The row of a request that starts 0.5 s after the mark and delivers 3 tokens."""
+    fields: dict[str, Any] = {
+        "request_index": 0,
+        "output_ids": (5, 6, 7),
+        "finish_reason": "stop",
+        "started_s": 1000.5,
+        "delivery_s": (1001.0, 1001.25, 1002.0),
+        "delivery_tokens": (1, 1, 1),
+    }
+    request = Request(index=0, token_ids=(1, 2, 3, 4), max_output_tokens=8, ignore_eos=False)
+    return records([request], [Generation(**{**fields, **changes})], OPENED_S)[0]
+
+
+def test_times_count_from_the_opening_mark_also_for_a_later_batch() -> None:
+    row = record()
+    assert row.arrival_s == 0.0
+    assert row.ttft_ms == pytest.approx(1000.0)  # not 500: half a second of it is queueing
+    assert row.e2e_ms == pytest.approx(2000.0)
+    assert row.queue_ms == pytest.approx(500.0)
+
+
+def test_itl_is_every_gap_between_deliveries_and_tpot_is_per_token() -> None:
+    row = record()
+    assert row.itl_ms == pytest.approx([250.0, 750.0])
+    assert row.tpot_ms == pytest.approx(500.0)
+
+
+def test_several_tokens_in_one_delivery_are_one_gap_but_count_in_tpot() -> None:
+    row = record(output_ids=(5, 6, 7, 8, 9), delivery_s=(1001.0, 1002.0), delivery_tokens=(2, 3))
+    assert row.itl_ms == pytest.approx([1000.0])
+    assert row.tpot_ms == pytest.approx(250.0)
+
+
+def test_one_token_has_a_ttft_no_gap_and_no_tpot() -> None:
+    row = record(output_ids=(5,), delivery_s=(1001.0,), delivery_tokens=(1,))
+    assert [row.ttft_ms, row.e2e_ms] == pytest.approx([1000.0, 1000.0])
+    assert row.itl_ms == []
+    assert row.tpot_ms is None
+
+
+def test_a_backend_without_stamps_leaves_latencies_unmeasured() -> None:
+    row = record(started_s=None, delivery_s=None, delivery_tokens=None)
+    assert (row.ttft_ms, row.e2e_ms, row.queue_ms, row.itl_ms, row.tpot_ms) == (None, None, None, None, None)
+    assert row.output_tokens == 3
+
+
+def test_rows_pair_each_generation_with_its_own_request_whatever_the_order() -> None:
+    requests = [Request(index=i, token_ids=(9,) * (i + 1), max_output_tokens=8, ignore_eos=False) for i in range(3)]
+    generations = [Generation(i, (5,) * (10 + i), "length", None, None, None) for i in (2, 0, 1)]
+    rows = records(requests, generations, OPENED_S)
+    assert [(row.request_index, row.input_tokens, row.output_tokens) for row in rows] == [
+        (0, 1, 10),
+        (1, 2, 11),
+        (2, 3, 12),
+    ]
+
+
+def test_the_output_hash_tells_outputs_apart_and_is_the_same_on_every_machine() -> None:
+    little_endian = b"".join(token.to_bytes(8, "little") for token in (5, 6, 7))
+    assert record().output_sha256 == hashlib.sha256(little_endian).hexdigest()
+
+
+def test_means_leave_out_what_was_not_measured() -> None:
+    assert mean([1.0, None, 3.0]) == 2.0
+    assert mean([None, None]) is None
+
+
+def test_the_table_keeps_unmeasured_apart_from_zero() -> None:
+    table = requests_table([record(), record(started_s=None, delivery_s=None, delivery_tokens=None)])
+    assert table.schema == REQUESTS_SCHEMA
+    assert table["ttft_ms"].to_pylist() == [pytest.approx(1000.0), None]
+    assert table["itl_ms"].to_pylist() == [pytest.approx([250.0, 750.0]), None]
