@@ -63,7 +63,8 @@ image: ## build the image of BACKEND (BASE_IMAGE= to build on another base)
 	log=$$(mktemp); trap 'rm -f $$log' EXIT
 	echo "image: joulehouse-$(BACKEND) (the first build takes minutes, later ones a second)"
 	docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg REVISION=$(REVISION) \
-	    -t joulehouse-$(BACKEND) -f images/$(BACKEND)/Dockerfile images 2>&1 | tee $$log | grep -E '^(Step|#[0-9]+ \[)' \
+	    -t joulehouse-$(BACKEND) -f images/$(BACKEND)/Dockerfile images 2>&1 | tee $$log \
+	    | awk '/^Step/ {step = $$0} /Running in/ && step ~ /RUN/ || /^#[0-9]+ \[.*RUN/ {print "  " substr(/^#/ ? $$0 : step, 1, 100); fflush()}' \
 	    || { tail -n 30 $$log >&2; exit 1; }
 
 .PHONY: images

@@ -40,7 +40,7 @@ class Progress:
         self.stop()
         elapsed = time.monotonic() - self._started_s
         self._line(f"      {elapsed:6.1f} s  {_describe(outcome)}")
-        if outcome.failure is not None and outcome.failure.error_class in ("JobError", "Unexplained"):
+        if outcome.failure is not None and outcome.failure.error_class in ("Bug", "Unexplained"):
             for line in outcome.failure.log_tail[-_LOG_LINES:]:
                 self._line(f"          | {line}")
 

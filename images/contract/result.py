@@ -192,6 +192,7 @@ class EnvironmentSnapshot(_Record):
     git_revision: str | None = None
     launcher: str | None = None
     model_commit: str | None = None
+    model_dtype: str | None = Field(None, description="dtype the weights really have")
     python_version: str | None = None
     platform: str | None = None
     cpu_model: str | None = None

@@ -70,6 +70,7 @@ class LoadedModel:
     parameters: int | None = None
     context_length: int | None = None
     model_commit: str | None = None
+    dtype: str | None = None
 
 
 class Backend(Protocol):

@@ -41,9 +41,10 @@ def find_warnings(
                 f"Do not quote {percentile}, or raise workload.n_prompts."
             )
     found += _warmup_warnings(warmup)
-    if not caches_emptied or cached_input_tokens:
+    if cached_input_tokens or not caches_emptied:
+        seen = "an unknown number of" if cached_input_tokens is None else cached_input_tokens
         found.append(
-            f"warm_cache: {cached_input_tokens or 'an unknown number of'} input tokens may have come from a cache. "
+            f"warm_cache: {seen} input tokens came from a cache, or the caches could not be emptied. "
             "Turn the backend's prefix cache off."
         )
     if has_chat_template and config.workload.chat_template == "off" and config.workload.source != "synthetic":

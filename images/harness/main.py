@@ -46,11 +46,16 @@ from images.harness.measure import measure
 log = logging.getLogger(__name__)
 
 TERMINATION_GRACE_S = 5.0
+_SIGNAL_AGAIN_S = 0.5
 _LOG_TAIL_LINES = 50
 
 
 class _Terminated(BaseException):
     """SIGTERM or SIGINT; not an Exception, so that no library's handler swallows it."""
+
+
+class Bug(JobError):
+    """Anything that nobody foresaw."""
 
 
 class _LogTail(logging.Handler):
@@ -76,6 +81,7 @@ class Job:
         self.context = JobContext()
         self.tail = _LogTail()
         self._ending = threading.RLock()
+        self._main_is_ending = threading.Event()
 
     def report(self, phase: str) -> None:
         """Tell the launcher which phase begins."""
@@ -119,7 +125,8 @@ class Job:
 
         The handler raises in the main thread, which cannot happen while that is inside a call that does
         not come back (a hung driver). So a thread is woken by the interpreter's own C-level handler
-        through a socket, waits, writes failure.json and leaves.
+        through a socket. It signals the main thread again for a while, because compiled modules swallow what
+        is raised while they are imported; then it writes failure.json and leaves.
         """
         reader, writer = socket.socketpair()
         writer.setblocking(False)
@@ -134,13 +141,19 @@ class Job:
         If the watchdog was first, this never returns: that one ends the process.
         """
         if threading.current_thread() is threading.main_thread():
-            _pass_over_signals()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # Not SIG_IGN: Python complains of a signal that came in before and would be ignored now.
+                signal.signal(number, lambda _number, _frame: None)
+        self._main_is_ending.set()
         self._ending.acquire()
 
     def _leave_after_grace(self, reader: socket.socket, _writer: socket.socket) -> None:
         while not set(reader.recv(1)) & {signal.SIGTERM, signal.SIGINT}:
             pass
-        time.sleep(TERMINATION_GRACE_S)
+        deadline = time.monotonic() + TERMINATION_GRACE_S
+        while time.monotonic() < deadline and not self._main_is_ending.wait(_SIGNAL_AGAIN_S):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(max(deadline - time.monotonic(), 0.0))
         self.begin_end()
         self.fail(Interrupted("terminated from outside while a call did not return.", "Run it again."))
         self.clear_progress()
@@ -261,15 +274,8 @@ def _as_job_error(error: BaseException) -> JobError:
     if isinstance(error, MemoryError):
         return OutOfMemory("the process ran out of memory.", "Lower batch_size or the workload's token limits.")
     log.error("%s", "".join(traceback.format_exception(error)).rstrip())
-    return JobError(f"{type(error).__name__}: {error}", "This is a bug; please report it with failure.json.")
+    return Bug(f"{type(error).__name__}: {error}", "This is a bug; please report it with failure.json.")
 
 
 def _raise_terminated(_number: int, _frame: object) -> None:
-    _pass_over_signals()  # a second one would interrupt the ending
     raise _Terminated
-
-
-def _pass_over_signals() -> None:
-    """Not SIG_IGN: Python complains on stderr of a signal that came in before and would be ignored now."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)

@@ -194,7 +194,31 @@ def run_window(requests: Sequence[Request], backend: Backend) -> Window:
         raise MeasurementFailed(
             f"{len(requests)} requests went in and {len(returned)} came back.", "Report this as a bug of the backend."
         )
-    return Window(opened_s, closed_s, opened_at, generations, caches_emptied)
+    window = Window(opened_s, closed_s, opened_at, generations, caches_emptied)
+    for request, generation in zip(requests, sorted(generations, key=lambda one: one.request_index), strict=True):
+        _check_promises(request, generation, window)
+    return window
+
+
+def _check_promises(request: Request, generation: Generation, window: Window) -> None:
+    """What every figure rests on: counts add up and every mark lies inside the window.
+
+    Raises:
+        MeasurementFailed: a bug of the backend; better no figure than a wrong one.
+    """
+    produced = len(generation.output_ids)
+    times, tokens = generation.delivery_s, generation.delivery_tokens
+    problem = None
+    if not 0 < produced <= request.max_output_tokens:
+        problem = f"{produced} output tokens, {request.max_output_tokens} allowed"
+    elif times is not None and (tokens is None or len(times) != len(tokens) or sum(tokens) != produced):
+        problem = "deliveries that do not add up to its output tokens"
+    elif times is not None and list(times) != sorted(times):
+        problem = "time stamps that run backwards"
+    elif times and not window.opened_s <= times[0] <= times[-1] <= window.closed_s:
+        problem = "time stamps outside the measured window"
+    if problem is not None:
+        raise MeasurementFailed(f"request {request.index} came back with {problem}.", "Report this as a backend's bug.")
 
 
 def summarise_process(
@@ -296,7 +320,9 @@ def _extended(rows: Sequence[RequestRecord], padding: float | None) -> ExtendedE
 
 
 def _with_model(environment: EnvironmentSnapshot, loaded: LoadedModel) -> EnvironmentSnapshot:
-    return environment.model_copy(update={"model_commit": loaded.model_commit, "device": loaded.device})
+    return environment.model_copy(
+        update={"model_commit": loaded.model_commit, "model_dtype": loaded.dtype, "device": loaded.device}
+    )
 
 
 def _peak_process_memory_mb() -> float:

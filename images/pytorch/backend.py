@@ -74,6 +74,7 @@ class Backend:
             parameters=self._model.num_parameters(),
             context_length=getattr(text_config, "max_position_embeddings", None),
             model_commit=getattr(self._model.config, "_commit_hash", None),
+            dtype=str(self._model.dtype).removeprefix("torch."),
         )
 
     def run(self, requests: Sequence[Request], /) -> list[Generation]:
