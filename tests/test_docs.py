@@ -65,6 +65,7 @@ def test_the_configuration_page_lists_every_field() -> None:
     page = ROOT / "docs" / "configuration.md"
     if os.environ.get("UPDATE_DOCS") == "1":
         page.write_text(_configuration_page())
+    assert "|  |" not in page.read_text(), "a field without a meaning"
     assert page.read_text() == _configuration_page(), "run `UPDATE_DOCS=1 .venv/bin/pytest tests/test_docs.py`"
 
 
@@ -73,7 +74,7 @@ def _configuration_page() -> str:
         "# Configuration",
         "",
         "Every field of an experiment. On the command line: `runner run --set field.path=value`. A misspelt field,",
-        "a wrong type or another backend's section is refused before anything runs.",
+        "a wrong type or another backend's section is refused before anything runs. `null` leaves the choice to the engine.",
         "",
         "| field | default | meaning |",
         "| --- | --- | --- |",

@@ -53,15 +53,15 @@ class Workload(_Part):
 class Sampling(_Part):
     """How the next token is chosen; temperature 0 is greedy, and then the others have no effect."""
 
-    temperature: float = Field(0.0, ge=0.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int | None = Field(None, ge=1, description="None is all tokens")
+    temperature: float = Field(0.0, ge=0.0, description="0 is greedy: always the likeliest token")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="sample from the likeliest tokens that add up to this")
+    top_k: int | None = Field(None, ge=1, description="sample from this many likeliest tokens; null is all")
 
 
 class Warmup(_Part):
     """Rounds of work before the window, until throughput is steady."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="turn the warm-up off to measure a cold start")
     cv_threshold: float = Field(0.05, gt=0.0, description="coefficient of variation that counts as steady")
     window: int = Field(3, ge=2, description="number of latest rounds the coefficient is taken over")
     max_rounds: int = Field(10, ge=1, description="stop here even if not steady")
@@ -70,7 +70,7 @@ class Warmup(_Part):
 class Baseline(_Part):
     """Idle power before load and after the window."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="measure idle power; needs a meter")
     seconds: float = Field(30.0, ge=1.0, description="length of each idle measurement (s)")
 
 
@@ -106,25 +106,29 @@ class PytorchOptions(_Options):
 class VllmOptions(_Options):
     """vLLM's engine arguments that are swept most; any other goes into `extra`."""
 
-    gpu_memory_utilization: float | None = Field(None, gt=0.0, le=1.0)
-    max_num_seqs: int | None = Field(None, ge=1)
-    max_num_batched_tokens: int | None = Field(None, ge=1)
-    enable_chunked_prefill: bool | None = None
-    enable_prefix_caching: bool | None = None
-    kv_cache_dtype: str | None = None
-    quantization: str | None = None
-    enforce_eager: bool | None = None
+    gpu_memory_utilization: float | None = Field(None, gt=0.0, le=1.0, description="share of the GPU's memory")
+    max_num_seqs: int | None = Field(None, ge=1, description="sequences in one step")
+    max_num_batched_tokens: int | None = Field(None, ge=1, description="tokens in one step")
+    enable_chunked_prefill: bool | None = Field(None, description="split long prompts over steps")
+    enable_prefix_caching: bool | None = Field(None, description="reuse the KV cache of equal prompt starts")
+    kv_cache_dtype: str | None = Field(None, description="such as fp8")
+    quantization: str | None = Field(None, description="such as awq, gptq, fp8")
+    enforce_eager: bool | None = Field(None, description="no CUDA graphs")
 
 
 class TrtOptions(_Options):
     """TensorRT-LLM's LLM arguments that are swept most; any other goes into `extra`."""
 
-    engine: Literal["pytorch", "tensorrt"] = "pytorch"
-    max_batch_size: int | None = Field(None, ge=1)
-    max_num_tokens: int | None = Field(None, ge=1)
-    kv_cache_free_gpu_memory_fraction: float | None = Field(None, gt=0.0, le=1.0)
-    enable_block_reuse: bool | None = None
-    scheduler_policy: Literal["max_utilization", "guaranteed_no_evict", "static_batch"] | None = None
+    engine: Literal["pytorch", "tensorrt"] = Field("pytorch", description="which of its two runtimes")
+    max_batch_size: int | None = Field(None, ge=1, description="requests in one step")
+    max_num_tokens: int | None = Field(None, ge=1, description="tokens in one step")
+    kv_cache_free_gpu_memory_fraction: float | None = Field(
+        None, gt=0.0, le=1.0, description="share of the memory left after loading that the KV cache gets"
+    )
+    enable_block_reuse: bool | None = Field(None, description="reuse the KV cache of equal prompt starts")
+    scheduler_policy: Literal["max_utilization", "guaranteed_no_evict", "static_batch"] | None = Field(
+        None, description="how requests are admitted"
+    )
 
 
 class StubOptions(_Options):
@@ -145,7 +149,7 @@ class StubOptions(_Options):
 class ExperimentConfig(_Part):
     """One resolved experiment. Of the backend sections only the chosen backend's is allowed."""
 
-    backend: BackendName = "pytorch"
+    backend: BackendName = Field("pytorch", description="inference engine")
     model: Annotated[str, Field(min_length=1)] = Field(
         TINY_LLAMA, description="hub id, local folder (starting with /, ./, ../ or ~) or builtin:tiny-llama"
     )
@@ -158,7 +162,7 @@ class ExperimentConfig(_Part):
     workload: Workload = Workload()
     sampling: Sampling = Sampling()
     measurement: Measurement = Measurement()
-    seed: int = Field(42, ge=0, le=2**32 - 1)
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="of prompts, sampling and builtin weights")
     pytorch: PytorchOptions | None = None
     vllm: VllmOptions | None = None
     trt: TrtOptions | None = None
