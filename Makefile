@@ -46,7 +46,9 @@ run: .venv/.host ## measure: BACKEND= MODEL= CYCLES= LAUNCHER=auto|docker|local 
 	    --output "$(RESULTS)" --study $$study $(ARGS) || code=$$?
 	if [ -d "$(RESULTS)" ]; then
 	    $(BIN)/warehouse ingest --db "$(DB)" "$(RESULTS)"
-	    $(BIN)/warehouse campaign --db "$(DB)" --study $$study
+	    # After a failure there may be nothing of this study, and the reason stands above.
+	    if [ $$code = 0 ]; then $(BIN)/warehouse campaign --db "$(DB)" --study $$study
+	    else $(BIN)/warehouse campaign --db "$(DB)" --study $$study 2>/dev/null || true; fi
 	    echo "results:   $(RESULTS)/"
 	    echo "warehouse: $(DB)   (try: $(BIN)/warehouse sql --db $(DB) \"FROM experiments\")"
 	fi
@@ -120,7 +122,7 @@ clean: ## remove .venv and caches; results and warehouses stay
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: PYTHON=..." >&2; exit 2; }
-	$(PYTHON) -m venv .venv || { echo "python3 needs venv (Debian: apt install python3-venv)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python3 needs venv (Debian: apt install python3-venv)" >&2; exit 2; }
 
 .venv/.host: .venv/bin/python $(PINS)
 	@echo "set-up: both commands into .venv"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,8 +12,9 @@ import click
 from rich.console import Console
 
 from images.contract.config import BACKENDS
-from images.contract.job import ExitCode, JobError
+from images.contract.job import ExitCode, Interrupted, JobError
 from runner.gpus import list_gpus
+from runner.interrupt import ending_signals
 from runner.launchers import Launcher, Slot
 from runner.launchers.docker import DockerLauncher
 from runner.launchers.local import LocalLauncher
@@ -24,7 +24,6 @@ from runner.progress import Progress
 from runner.schedule import run_jobs
 from runner.study import make_config, plan_jobs
 
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAUNCHERS: dict[str, Callable[[str | None], Launcher]] = {
     "docker": lambda memory: DockerLauncher(memory=memory),
     "local": lambda _memory: LocalLauncher(),
@@ -75,6 +74,8 @@ def run(
 
     Exits with 0, or with the exit code of the first job that failed.
     """
+    if memory is not None and launcher != "docker":
+        raise click.UsageError("--memory bounds a container; it needs --launcher docker.")
     name = study or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     jobs = plan_jobs(make_config(backend, model, settings), name, cycles)
     layout = Layout(output)
@@ -82,19 +83,23 @@ def run(
     identity = chosen.check(jobs[0].config)
     slot = Slot(tuple(list_gpus()[:1])) if gpus == "auto" else Slot()
     progress = Progress(Console(stderr=True))
+    progress.note(f"study {name}, launcher {launcher}, on {', '.join(slot.gpu_uuids) or 'the CPU'}")
     outcomes: list[Outcome] = []
-    try:
-        outcomes.extend(run_jobs(jobs, chosen, identity, layout, slot, timeout, progress))
-    finally:
-        progress.stop()
-        click.echo(f"study {name}: {sum(not one.exit_code for one in outcomes)} of {cycles} cycles in {layout.output}")
+    with ending_signals() as stop:
+        try:
+            for outcome in run_jobs(jobs, chosen, identity, layout, slot, timeout, progress, stop):
+                outcomes.append(outcome)
+        finally:
+            progress.stop()
+            done = sum(outcome.failure is None for outcome in outcomes)
+            click.echo(f"study {name}: {done} of {cycles} cycles in {layout.output}")
+        if stop.is_set():
+            raise Interrupted("interrupted; the running job was ended.", "Finished cycles are kept.")
     sys.exit(next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0))
 
 
 def main() -> NoReturn:
     """Entry point: every error that a user can act on is one line and an exit code."""
-    for number in _ENDING_SIGNALS:
-        signal.signal(number, _interrupt)
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -103,14 +108,13 @@ def main() -> NoReturn:
     except JobError as error:
         click.echo(f"runner: {error}", err=True)
         sys.exit(int(error.exit_code))
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        click.echo(
+            f"runner: cannot use{where} ({error.strerror}). Make room or correct permissions, run again.", err=True
+        )
+        sys.exit(int(ExitCode.USAGE))
     except (KeyboardInterrupt, click.Abort):
-        click.echo("runner: interrupted; the running job was ended and finished cycles are kept.", err=True)
+        click.echo("runner: interrupted before anything ran.", err=True)
         sys.exit(int(ExitCode.INTERRUPTED))
     sys.exit(0)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    """Once; a second signal must not interrupt the clearing up, which is bounded."""
-    for number in _ENDING_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt

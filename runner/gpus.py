@@ -7,18 +7,30 @@ from collections.abc import Mapping, Sequence
 
 import pynvml
 
+from images.contract.job import GpuUnusable
+
+_NO_DRIVER = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+_ADVICE = "Repair that, or measure on the CPU with --gpus none."
+
 
 def list_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """UUIDs of the host's GPUs inside CUDA_VISIBLE_DEVICES; empty without a driver."""
+    """UUIDs of the host's GPUs inside CUDA_VISIBLE_DEVICES; empty on a host without a driver.
+
+    Raises:
+        GpuUnusable: there is a driver, but it does not answer, or the setting names a part of a GPU. A CPU
+            measurement in its place would mislead.
+    """
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
+    except pynvml.NVMLError as error:
+        if error.value in _NO_DRIVER:
+            return []
+        raise GpuUnusable(f"the NVIDIA driver does not answer ({error}).", _ADVICE) from None
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         return visible([pynvml.nvmlDeviceGetUUID(handle) for handle in handles], environment)
-    except pynvml.NVMLError:
-        return []
+    except pynvml.NVMLError as error:
+        raise GpuUnusable(f"the NVIDIA driver does not name its GPUs ({error}).", _ADVICE) from None
     finally:
         pynvml.nvmlShutdown()
 
@@ -27,12 +39,20 @@ def visible(uuids: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Those of `uuids` that CUDA_VISIBLE_DEVICES names, in its order, by index or by UUID or its start.
 
     As in CUDA, the list ends at the first entry that names no device.
+
+    Raises:
+        GpuUnusable: a MIG instance, which has no energy of its own.
     """
     setting = environment.get("CUDA_VISIBLE_DEVICES")
     if setting is None:
         return list(uuids)
     chosen: list[str] = []
     for entry in (part.strip() for part in setting.split(",")):
+        if entry.startswith("MIG-"):
+            raise GpuUnusable(
+                f"CUDA_VISIBLE_DEVICES names the MIG instance {entry}, which has no energy of its own.",
+                "Turn MIG off, or name a whole GPU.",
+            )
         if entry.isdigit():
             matches = list(uuids[int(entry) : int(entry) + 1])
         else:

@@ -11,13 +11,19 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from images.contract import files
-from images.contract.job import CONFIG_FILE, CONTEXT_FILE, PROGRESS_FILE, ExitCode, JobError
+from images.contract.config import ExperimentConfig
+from images.contract.job import CONFIG_FILE, CONTEXT_FILE, PROGRESS_FILE, ExitCode, JobContext, JobError
 
 _ATTEMPTS = ".attempts"
+_ATTEMPT = re.compile(r"(?P<study>.+)-c\d+-a\d+-[0-9a-f]{8}")
 
 
 class OutputUnusable(JobError):
@@ -48,15 +54,29 @@ class Attempt:
         return self.folder / "job.log"
 
     @property
-    def process(self) -> Path:
-        """Identity of a local job's process."""
-        return self.folder / "process.json"
+    def token(self) -> Path:
+        """The hub token while a container needs it; outside the folder, which the job can list."""
+        return self.folder.with_name(f".{self.folder.name}.token")
+
+    def prepare(self, config: ExperimentConfig, context: JobContext) -> None:
+        """Write what the job reads."""
+        self.config.write_text(config.model_dump_json())
+        self.context.write_text(context.model_dump_json())
+
+    def launcher(self) -> str | None:
+        """Name of the launcher that started it; None if it was never started."""
+        try:
+            return JobContext.model_validate_json(self.context.read_bytes()).launcher
+        except (OSError, ValueError):
+            return None
 
     def finished_directory(self) -> Path | None:
         """The one directory with a result or a failure that the job left; None if it left none."""
         return next(files.find_directories(self.folder), None)
 
     def remove(self) -> None:
+        """Only after what it held was published."""
+        self.token.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -69,8 +89,8 @@ class Layout:
 
     def __init__(self, output: Path) -> None:
         self.output = output.expanduser().absolute()
+        self._attempts = self.output / _ATTEMPTS
         try:
-            self._attempts = self.output / _ATTEMPTS
             self._attempts.mkdir(parents=True, exist_ok=True)
             probe = self._attempts / f".probe-{secrets.token_hex(4)}"
             probe.touch()
@@ -83,19 +103,42 @@ class Layout:
 
     def new_attempt(self, study: str, cycle: int, attempt: int) -> Attempt:
         """A fresh empty folder on the same file system as the output, so that publishing is one rename."""
-        name = f"{_slug(study)}-c{cycle:03d}-a{attempt}-{secrets.token_hex(4)}"
-        folder = self._attempts / name
+        folder = self._attempts / f"{_slug(study)}-c{cycle:03d}-a{attempt}-{secrets.token_hex(4)}"
         folder.mkdir()
         return Attempt(folder)
 
-    def attempts(self, study: str) -> list[Attempt]:
-        """Folders of earlier runners of this study that ended before they could clear up."""
-        pattern = re.compile(re.escape(_slug(study)) + r"-c\d+-a\d+-[0-9a-f]{8}")
-        found = sorted(path for path in self._attempts.iterdir() if pattern.fullmatch(path.name))
-        return [Attempt(path) for path in found]
+    def is_of(self, name: str, study: str) -> bool:
+        """Whether `name`, as `attempts` gives it, is that study."""
+        return name == _slug(study)
 
-    def lock_file(self, study: str) -> Path:
-        return self._attempts / f"{_slug(study)}.lock"
+    def attempts(self) -> dict[str, list[Attempt]]:
+        """All attempt folders, by study: those of running runners, and what killed ones left."""
+        found: dict[str, list[Attempt]] = {}
+        for path in sorted(self._attempts.iterdir()):
+            if match := _ATTEMPT.fullmatch(path.name):
+                found.setdefault(match["study"], []).append(Attempt(path))
+        return found
+
+    @contextmanager
+    def lock(self, study: str) -> Iterator[bool]:
+        """Hold the study's lock; yields False if another runner holds it.
+
+        The file is removed with the lock. That is only safe because nobody opens it meanwhile: opening,
+        and removing with releasing, each happen under one lock of the whole output directory.
+        """
+        path = self._attempts / f"{_slug(study)}.lock"
+        everyone = FileLock(self._attempts / ".lock")
+        lock = FileLock(path)
+        with everyone, suppress(Timeout):
+            lock.acquire(timeout=0)
+        held = lock.is_locked
+        try:
+            yield held
+        finally:
+            if held:
+                with everyone:
+                    path.unlink(missing_ok=True)
+                    lock.release()
 
     def publish(self, directory: Path) -> Path:
         """Move a whole directory from an attempt to the output, with one rename."""

@@ -6,15 +6,18 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from images.contract import files
 from images.contract.failure import JobFailure
 from images.contract.job import ExitCode, JobContext
-from runner.launchers import Ended
+from runner.launchers import Ended, LaunchFailed
 from runner.layout import Attempt, Layout
 from runner.study import Job
 
 TIMED_OUT = "TimedOut"
+Cause: TypeAlias = tuple[str, int, str, str]
+"""Error class, exit code, message, advice."""
 _SIGNALLED = range(129, 160)
 
 
@@ -45,19 +48,38 @@ def conclude(
     if left is not None and (left / files.RESULT_FILE).is_file():
         return Outcome(job, layout.publish(left), None)
     failure = _failure(job, context, left, ended, timed_out_after_s)
-    directory = failure.save(layout.output).parent
-    return Outcome(job, directory, failure)
+    if left is None:
+        left = failure.save(attempt.folder).parent
+    else:
+        files.write_atomic(left / files.FAILURE_FILE, failure.model_dump_json(indent=1))
+    return Outcome(job, layout.publish(left), failure)
+
+
+def unstarted(job: Job, context: JobContext, attempt: Attempt, error: LaunchFailed, layout: Layout) -> Outcome:
+    """Publish the failure of a job that could not be started."""
+    cause = (type(error).__name__, int(error.exit_code), error.message, error.advice)
+    failure = _written_down(job, context, cause, [], None)
+    return Outcome(job, layout.publish(failure.save(attempt.folder).parent), failure)
 
 
 def _failure(
     job: Job, context: JobContext, left: Path | None, ended: Ended, timed_out_after_s: float | None
 ) -> JobFailure:
     own = _own_account(left)
-    error_class, code, message, advice = _cause(ended, timed_out_after_s)
+    cause = _cause(ended, timed_out_after_s)
     if own is not None and timed_out_after_s is None:
-        error_class, code, message, advice = own.error_class, own.exit_code, own.message, own.advice
+        cause = (own.error_class, own.exit_code, own.message, own.advice)
+    log_tail = ended.log_tail or (own.log_tail if own is not None else [])
+    return _written_down(job, context, cause, log_tail, own.experiment_id if own is not None else None)
+
+
+def _written_down(
+    job: Job, context: JobContext, cause: Cause, log_tail: list[str], experiment_id: str | None
+) -> JobFailure:
+    now = datetime.now(UTC)
+    error_class, exit_code, message, advice = cause
     return JobFailure(
-        experiment_id=own.experiment_id if own is not None else files.new_experiment_id(datetime.now(UTC)),
+        experiment_id=experiment_id or files.new_experiment_id(now),
         backend=job.config.backend,
         measurement_config_hash=job.config_hash,
         config=job.config.model_dump(mode="json"),
@@ -65,11 +87,11 @@ def _failure(
         cycle=job.cycle,
         attempt=context.attempt,
         error_class=error_class,
-        exit_code=code,
+        exit_code=exit_code,
         message=message,
         advice=advice,
-        log_tail=ended.log_tail or (own.log_tail if own is not None else []),
-        time=datetime.now(UTC),
+        log_tail=log_tail,
+        time=now,
     )
 
 
@@ -83,7 +105,7 @@ def _own_account(left: Path | None) -> JobFailure | None:
         return None
 
 
-def _cause(ended: Ended, timed_out_after_s: float | None) -> tuple[str, int, str, str]:
+def _cause(ended: Ended, timed_out_after_s: float | None) -> Cause:
     """Class, exit code, message and advice for a job that could not say it itself."""
     code = ended.exit_code
     if ended.oom_killed:

@@ -44,6 +44,9 @@ class Progress:
             for line in outcome.failure.log_tail[-_LOG_LINES:]:
                 self._line(f"          | {line}")
 
+    def note(self, text: str) -> None:
+        self._line(f"      {text}")
+
     def stop(self) -> None:
         """Give the terminal back."""
         if self._status is not None:

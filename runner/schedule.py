@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from filelock import FileLock, Timeout
 
 from images.contract.job import ExitCode, JobContext, JobError
-from runner.launchers import Ended, Identity, Launcher, Running, Slot
+from runner.launchers import Ended, Identity, Launcher, LaunchFailed, Running, Slot
 from runner.layout import Attempt, Layout
-from runner.outcome import Outcome, conclude, read_phase
+from runner.outcome import Outcome, conclude, read_phase, unstarted
 from runner.progress import Progress
 from runner.study import Job
 
 _POLL_S = 0.05
+_AFTER_KILL_S = 10.0
+_SAME_FOR_EVERY_CYCLE = {ExitCode.CONFIG_INVALID, ExitCode.MODEL_UNAVAILABLE, ExitCode.LAUNCHER}
 
 
 class StudyBusy(JobError):
@@ -31,28 +31,38 @@ def run_jobs(
     slot: Slot,
     timeout_s: float,
     progress: Progress,
+    stop: threading.Event,
 ) -> Iterator[Outcome]:
     """Yield each job's outcome as soon as it is published.
+
+    Ends early when `stop` is set (the running job is ended first), and after a failure that every
+    further cycle would repeat.
 
     Args:
         timeout_s: a job that runs longer is ended (s).
 
     Raises:
-        LaunchFailed: a job could not be started; what ran before is published.
         StudyBusy: another runner works on this study.
-        KeyboardInterrupt: after the running job was ended and its failure published.
+        LaunchFailed: what a killed runner left running cannot be ended.
+        OSError: the output cannot be written; what was measured stays in its attempt folder for the next run.
     """
-    if not jobs:
-        return
-    with _locked(layout, jobs[0].study):
-        _clear_leftovers(jobs[0].study, launcher, layout)
+    study = jobs[0].study
+    with layout.lock(study) as held:
+        if not held:
+            raise StudyBusy(
+                f"another runner works on study '{study}' in {layout.output}.", "Wait for it, or use another --study."
+            )
+        _recover(launcher, layout, study)
         for number, job in enumerate(jobs, start=1):
+            if stop.is_set():
+                return
             progress.started(job, number, len(jobs))
-            outcome, interrupted = _run(job, launcher, identity, layout, slot, timeout_s, progress)
+            outcome = _run(job, launcher, identity, layout, slot, timeout_s, progress, stop)
             progress.ended(outcome)
             yield outcome
-            if interrupted:
-                raise KeyboardInterrupt
+            if outcome.exit_code in _SAME_FOR_EVERY_CYCLE and number < len(jobs):
+                progress.note("the other cycles would fail in the same way and are not run")
+                return
 
 
 def _run(
@@ -63,56 +73,55 @@ def _run(
     slot: Slot,
     timeout_s: float,
     progress: Progress,
-) -> tuple[Outcome, bool]:
-    context = _context(job, launcher, identity)
+    stop: threading.Event,
+) -> Outcome:
+    """The attempt's folder goes last, so that a runner killed at any line leaves the next one enough."""
+    context = _context(job, launcher, identity, slot)
     attempt = layout.new_attempt(job.study, job.cycle, context.attempt)
+    attempt.prepare(job.config, context)
     try:
-        attempt.config.write_text(job.config.model_dump_json())
-        attempt.context.write_text(context.model_dump_json())
-        running = _start(job, launcher, attempt, slot)
-        ended, timed_out, interrupted = _wait(running, attempt, timeout_s, progress)
-        outcome = conclude(job, context, attempt, ended, layout, timeout_s if timed_out else None)
-    finally:
+        running = launcher.start(job.study, job.config, attempt, slot)
+    except LaunchFailed as error:
+        outcome = unstarted(job, context, attempt, error, layout)
         attempt.remove()
-    return outcome, interrupted
-
-
-def _start(job: Job, launcher: Launcher, attempt: Attempt, slot: Slot) -> Running:
+        return outcome
+    ended, timed_out = _wait(running, attempt, timeout_s, progress, stop)
+    running.collect()
+    outcome = conclude(job, context, attempt, ended, layout, timeout_s if timed_out else None)
     try:
-        return launcher.start(job.study, job.config, attempt, slot)
-    except BaseException:
-        # Interrupted half-way, the job may exist although nobody was handed it.
-        for running in launcher.find(job.study, [attempt]):
-            running.kill()
-            running.remove()
-        raise
-
-
-def _wait(running: Running, attempt: Attempt, timeout_s: float, progress: Progress) -> tuple[Ended, bool, bool]:
-    """How the job ended, whether by the timeout, and whether the user interrupted; it is gone after this."""
-    deadline = time.monotonic() + timeout_s
-    phase, timed_out, interrupted = None, False, False
-    try:
-        while (ended := running.poll()) is None:
-            if time.monotonic() > deadline:
-                timed_out = True
-                break
-            if (latest := read_phase(attempt)) not in (None, phase):
-                phase = latest
-                progress.phase(str(phase))
-            time.sleep(_POLL_S)
-    except KeyboardInterrupt:
-        interrupted = True
-    try:
-        if ended is None:
-            running.kill()
-            ended = running.poll()
-    finally:
         running.remove()
-    return ended or Ended(exit_code=int(ExitCode.INTERRUPTED)), timed_out, interrupted
+        attempt.remove()
+    except LaunchFailed as error:
+        progress.note(str(error))
+    return outcome
 
 
-def _context(job: Job, launcher: Launcher, identity: Identity) -> JobContext:
+def _wait(
+    running: Running, attempt: Attempt, timeout_s: float, progress: Progress, stop: threading.Event
+) -> tuple[Ended, bool]:
+    """How the job ended, and whether because of the timeout."""
+    deadline = time.monotonic() + timeout_s
+    phase = None
+    while (ended := running.poll()) is None and not stop.is_set() and time.monotonic() < deadline:
+        if (latest := read_phase(attempt)) not in (None, phase):
+            phase = latest
+            progress.phase(str(phase))
+        time.sleep(_POLL_S)
+    if ended is not None:
+        return ended, False
+    timed_out = not stop.is_set()
+    try:
+        running.kill()
+    except LaunchFailed as error:
+        # Whether it left a whole result can still be seen on disk.
+        return Ended(int(ExitCode.LAUNCHER), log_tail=[str(error)]), timed_out
+    give_up = time.monotonic() + _AFTER_KILL_S
+    while (ended := running.poll()) is None and time.monotonic() < give_up:
+        time.sleep(_POLL_S)
+    return ended or Ended(int(ExitCode.INTERRUPTED)), timed_out
+
+
+def _context(job: Job, launcher: Launcher, identity: Identity, slot: Slot) -> JobContext:
     return JobContext(
         study=job.study,
         cycle=job.cycle,
@@ -122,31 +131,31 @@ def _context(job: Job, launcher: Launcher, identity: Identity) -> JobContext:
         image_repo_digest=identity.image_repo_digest,
         git_revision=identity.git_revision,
         launcher=launcher.name,
+        gpu_uuids=list(slot.gpu_uuids),
         node=platform.node(),
     )
 
 
-@contextmanager
-def _locked(layout: Layout, study: str) -> Iterator[None]:
-    lock = FileLock(layout.lock_file(study))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StudyBusy(
-            f"another runner works on study '{study}' in {layout.output}.", "Wait for it, or use another --study."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-        layout.lock_file(study).unlink(missing_ok=True)
+def _recover(launcher: Launcher, layout: Layout, own_study: str) -> None:
+    """End what killed runners left running, keep what they had finished, and clear the rest away.
+
+    A study whose lock is held has a living runner and is left alone, and so is an attempt of another
+    launcher, which only that one can end.
+    """
+    for study, attempts in layout.attempts().items():
+        ours = [attempt for attempt in attempts if attempt.launcher() in (launcher.name, None)]
+        if layout.is_of(study, own_study):
+            _clear(ours, launcher, layout)
+            continue
+        with layout.lock(study) as held:
+            if held:
+                _clear(ours, launcher, layout)
 
 
-def _clear_leftovers(study: str, launcher: Launcher, layout: Layout) -> None:
-    """End what an earlier, killed runner of this study left running, and keep what it had finished."""
-    attempts = layout.attempts(study)
-    for running in launcher.find(study, attempts):
+def _clear(attempts: list[Attempt], launcher: Launcher, layout: Layout) -> None:
+    for running in launcher.find(attempts):
         running.kill()
+        running.collect()
         running.remove()
     for attempt in attempts:
         finished = attempt.finished_directory()

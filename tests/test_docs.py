@@ -23,8 +23,13 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [
     (program, name, command)
     for program, group in (("runner", runner_cli), ("warehouse", warehouse_cli))
-    for name, command in group.commands.items()
+    for name in group.list_commands(click.Context(group))
+    if (command := group.get_command(click.Context(group), name)) is not None
 ]
+
+
+def test_the_commands_are_found() -> None:
+    assert {program for program, _, _ in COMMANDS} == {"runner", "warehouse"}
 
 
 @pytest.mark.parametrize(("program", "name", "command"), COMMANDS, ids=lambda part: str(part))
@@ -74,7 +79,8 @@ def _configuration_page() -> str:
         "# Configuration",
         "",
         "Every field of an experiment. On the command line: `runner run --set field.path=value`. A misspelt field,",
-        "a wrong type or another backend's section is refused before anything runs. `null` leaves the choice to the engine.",
+        "a wrong type or another backend's section is refused before anything runs. `null` leaves the choice to the",
+        "engine.",
         "",
         "| field | default | meaning |",
         "| --- | --- | --- |",

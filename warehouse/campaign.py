@@ -139,13 +139,13 @@ def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_
             FROM cycles
             WHERE $study IS NULL OR study = $study
         )
-        SELECT {", ".join(names)},
+        SELECT {", ".join(_CONDITIONS)}, {", ".join(f"any_value({name} ORDER BY start_time)" for name in _SETTINGS)},
             count(*) FILTER (counts),
             count(*) FILTER (NOT superseded AND measurement_valid IS NOT DISTINCT FROM false),
             count(*) FILTER (superseded),
             {lists}
         FROM judged
-        GROUP BY {", ".join(names)}
+        GROUP BY {", ".join(_CONDITIONS)}
         """,
         {"study": study, "include_invalid": include_invalid},
     ).fetchall()

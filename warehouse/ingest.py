@@ -162,6 +162,8 @@ def _land(
             return _land(batch[:middle], database, wait_s, report, now) + _land(
                 batch[middle:], database, wait_s, report, now
             )
+        if isinstance(batch[0], Broken):
+            raise WarehouseError(f"{database} cannot be written: {str(error).splitlines()[0]}") from None
         reason = f"does not fit the tables ({str(error).splitlines()[0]}). Repair or remove it, then ingest again."
         return _land([Broken(batch[0].directory, reason)], database, wait_s, report, now)
     for broken in parts.broken:

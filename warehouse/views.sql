@@ -18,7 +18,7 @@ SELECT
     study IS NOT NULL AND cycle IS NOT NULL AND row_number() OVER (
         PARTITION BY study, measurement_config_hash, cycle,
             hardware, gpu_count, image, driver_version, power_limits_w, model_commit
-        ORDER BY start_time DESC, experiment_id DESC
+        ORDER BY measurement_valid IS NOT DISTINCT FROM false, start_time DESC, experiment_id DESC
     ) > 1 AS superseded
 FROM labelled;
 COMMENT ON VIEW cycles IS 'experiments, with the labels that campaigns group by and whether a newer run replaces it';

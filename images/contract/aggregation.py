@@ -195,25 +195,26 @@ def _metadata(ordered: Sequence[RawProcessResult]) -> AggregationMetadata:
     overlap = latest_start <= earliest_end
     if not overlap:
         warnings.append("processes did not run at the same time")
-    shared = _shared_gpus(ordered)
+    claims = _claimed_gpus(ordered)
+    shared = sorted(gpu for gpu, count in claims.items() if count > 1)
     warnings += [f"{gpu} appears in multiple processes" for gpu in shared]
     return AggregationMetadata(
         num_processes=len(ordered),
         temporal_overlap_verified=overlap,
-        gpu_attribution_verified=not shared,
+        gpu_attribution_verified=bool(claims) and not shared,
         warnings=warnings,
     )
 
 
-def _shared_gpus(ordered: Sequence[RawProcessResult]) -> list[str]:
-    """Devices that more than one process claims: by UUID, by gpu_id where there is none."""
+def _claimed_gpus(ordered: Sequence[RawProcessResult]) -> Counter[str]:
+    """How many processes claim each device: by UUID, by gpu_id where there is none."""
     claims: Counter[str] = Counter()
     for raw in ordered:
         if raw.gpu_uuids:
             claims.update(set(raw.gpu_uuids))
         elif raw.gpu_id is not None:
             claims[f"GPU {raw.gpu_id}"] += 1
-    return sorted(gpu for gpu, count in claims.items() if count > 1)
+    return claims
 
 
 def _sum(parts: Iterable[Number | None]) -> Number | None:

@@ -12,7 +12,7 @@ import json
 import reprlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -62,9 +62,20 @@ class Warmup(_Part):
     """Rounds of work before the window, until throughput is steady."""
 
     enabled: bool = Field(True, description="turn the warm-up off to measure a cold start")
+    full_pass: bool = Field(
+        True, description="first one unmeasured pass in the shape of every measured batch, so that none is met anew"
+    )
     cv_threshold: float = Field(0.05, gt=0.0, description="coefficient of variation that counts as steady")
     window: int = Field(3, ge=2, description="number of latest rounds the coefficient is taken over")
     max_rounds: int = Field(10, ge=1, description="stop here even if not steady")
+
+    @model_validator(mode="after")
+    def _can_converge(self) -> Self:
+        if self.max_rounds < self.window:
+            raise ValueError(
+                f"max_rounds ({self.max_rounds}) is below window ({self.window}), so it can never be steady"
+            )
+        return self
 
 
 class Baseline(_Part):
@@ -119,7 +130,6 @@ class VllmOptions(_Options):
 class TrtOptions(_Options):
     """TensorRT-LLM's LLM arguments that are swept most; any other goes into `extra`."""
 
-    engine: Literal["pytorch", "tensorrt"] = Field("pytorch", description="which of its two runtimes")
     max_batch_size: int | None = Field(None, ge=1, description="requests in one step")
     max_num_tokens: int | None = Field(None, ge=1, description="tokens in one step")
     kv_cache_free_gpu_memory_fraction: float | None = Field(

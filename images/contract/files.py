@@ -64,9 +64,6 @@ REQUESTS_SCHEMA = pa.schema(
 SIDECAR_SCHEMAS: dict[str, pa.Schema] = {TIMESERIES_FILE: TIMESERIES_SCHEMA, REQUESTS_FILE: REQUESTS_SCHEMA}
 
 
-_PUBLISHED = {RESULT_FILE, FAILURE_FILE, *SIDECAR_SCHEMAS}
-
-
 class UnreadableResult(ValueError):
     """A file that is not what the contract says; the message names the file and the reason."""
 
@@ -205,14 +202,15 @@ def load_table(directory: Path, file: str) -> Table:
 
 
 def find_directories(root: Path) -> Iterator[Path]:
-    """Every directory below `root` that holds a result, a failure, or a sidecar that lost its result, in name order.
+    """Directories below `root` with a result, a failure, or only a sidecar that lost its result, in name order.
 
     Dot names are unfinished work and are passed over; links to directories are not followed. A folder that
     cannot be read is a warning.
     """
     for parent, folders, files in os.walk(root, onerror=_warn_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if not _PUBLISHED.isdisjoint(files):
+        finished = RESULT_FILE in files or FAILURE_FILE in files
+        if finished or (not folders and not SIDECAR_SCHEMAS.keys().isdisjoint(files)):
             folders.clear()
             yield Path(parent)
 

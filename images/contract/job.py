@@ -124,6 +124,7 @@ class JobContext(BaseModel):
     image_repo_digest: str | None = Field(None, description="registry digest; None if never pushed")
     git_revision: str | None = Field(None, description="joulehouse's git revision")
     launcher: str | None = Field(None, description="local, docker or kubernetes")
+    gpu_uuids: list[str] = Field(default_factory=list, description="GPUs given to the job; empty is the CPU")
     node: str | None = Field(None, description="host name of the machine")
     pod: str | None = Field(None, description="Kubernetes pod name")
 

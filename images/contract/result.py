@@ -192,7 +192,9 @@ class EnvironmentSnapshot(_Record):
     git_revision: str | None = None
     launcher: str | None = None
     model_commit: str | None = None
-    model_dtype: str | None = Field(None, description="dtype the weights really have")
+    observed_settings: dict[str, str] = Field(
+        default_factory=dict, description="what the engine really uses: dtype, attention, threads, CUDA ..."
+    )
     python_version: str | None = None
     platform: str | None = None
     cpu_model: str | None = None

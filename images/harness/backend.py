@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from images.contract.config import ExperimentConfig
@@ -62,7 +62,12 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What is known once the model is in memory."""
+    """What is known once the model is in memory.
+
+    Attributes:
+        device: the GPU's name, or cpu.
+        observed_settings: what the engine really uses, as far as it says, beside what was asked for.
+    """
 
     tokenizer: Tokenizer
     device: str
@@ -70,7 +75,7 @@ class LoadedModel:
     parameters: int | None = None
     context_length: int | None = None
     model_commit: str | None = None
-    dtype: str | None = None
+    observed_settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -27,7 +27,7 @@ def find_warnings(
         window_s: length of the measured window (s).
         stamped_requests: requests with latency figures.
     """
-    found = ["no_energy_meter: energy was not measured. Run on a machine whose GPU reports energy through NVML."]
+    found = ["no_energy_meter: energy was not measured, for there is no meter yet. Quote speed and latency only."]
     if window_s < MIN_WINDOW_S:
         found.append(
             f"short_duration: the window lasted {window_s:.1f} s, under {MIN_WINDOW_S:.0f} s. Raise workload.n_prompts."

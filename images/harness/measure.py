@@ -36,7 +36,7 @@ from images.harness.environment import snapshot_environment
 from images.harness.findings import find_warnings
 from images.harness.flops import count_flops
 from images.harness.latency import RequestRecord, mean, records, requests_table
-from images.harness.workload import PreparedWorkload, largest_batch, prepare_workload, warmup_requests
+from images.harness.workload import PreparedWorkload, largest_batch, prepare_workload, warmup_pass, warmup_round
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def measure(
         report("window")
         window = run_window(workload.requests, backend)
         report("close")
-        raw, rows = summarise_process(config, experiment_id, loaded, workload, window, backend, config_hash)
+        raw, rows = summarise_process(config, experiment_id, loaded, workload, window, backend, config_hash, context)
         padding = backend.padding_fraction()
     finally:
         backend.close()
@@ -105,7 +105,7 @@ def measure(
         experiment_id,
         config_hash,
         config.measurement.methodology,
-        environment_snapshot=_with_model(environment, loaded),
+        environment_snapshot=_with_model(environment, loaded, context),
         measurement_warnings=_warnings(config, loaded, warmup, window, rows, raw),
         warmup_excluded_samples=_warmup_requests(workload, config, warmup),
         warmup_result=warmup,
@@ -152,13 +152,16 @@ def preflight(config: ExperimentConfig) -> None:
 def warm_up(
     workload: PreparedWorkload, config: ExperimentConfig, loaded: LoadedModel, backend: Backend
 ) -> WarmupResult | None:
-    """Rounds of the measured work's shape until the last few agree, or the cap; None if turned off."""
+    """One pass in every measured shape, then rounds until the last few agree, or the cap; None if turned off."""
     settings = config.measurement.warmup
     if not settings.enabled:
         return None
+    if settings.full_pass:
+        backend.run(warmup_pass(workload.requests, config, loaded.tokenizer))
+        backend.drain()
     rates: list[float] = []
     for index in range(settings.max_rounds):
-        requests = warmup_requests(workload.requests, config, loaded.tokenizer, index)
+        requests = warmup_round(workload.requests, config, loaded.tokenizer, index)
         rates.append(_rate(requests, backend))
         variation = coefficient_of_variation(rates[-settings.window :]) if len(rates) >= settings.window else None
         log.info("warm-up round %d: %.1f tokens/s", index + 1, rates[-1])
@@ -229,6 +232,7 @@ def summarise_process(
     window: Window,
     backend: Backend,
     config_name: str,
+    context: JobContext,
 ) -> tuple[RawProcessResult, list[RequestRecord]]:
     """What this process measured, and its per-request rows."""
     rows = records(workload.requests, window.generations, window.opened_s)
@@ -241,7 +245,9 @@ def summarise_process(
     raw = RawProcessResult(
         experiment_id=experiment_id,
         process_index=0,
-        gpu_id=None,
+        gpu_id=0 if context.gpu_uuids else None,
+        gpu_uuids=context.gpu_uuids or None,
+        gpu_name=loaded.device if context.gpu_uuids else None,
         config_name=config_name,
         model_name=config.model,
         backend=config.backend,
@@ -308,7 +314,10 @@ def _warnings(
 
 
 def _warmup_requests(workload: PreparedWorkload, config: ExperimentConfig, warmup: WarmupResult | None) -> int:
-    return 0 if warmup is None else warmup.iterations_completed * len(largest_batch(workload.requests, config))
+    if warmup is None:
+        return 0
+    in_pass = len(workload.requests) if config.measurement.warmup.full_pass else 0
+    return in_pass + warmup.iterations_completed * len(largest_batch(workload.requests, config))
 
 
 def _extended(rows: Sequence[RequestRecord], padding: float | None) -> ExtendedEfficiencyMetrics:
@@ -319,9 +328,15 @@ def _extended(rows: Sequence[RequestRecord], padding: float | None) -> ExtendedE
     )
 
 
-def _with_model(environment: EnvironmentSnapshot, loaded: LoadedModel) -> EnvironmentSnapshot:
+def _with_model(environment: EnvironmentSnapshot, loaded: LoadedModel, context: JobContext) -> EnvironmentSnapshot:
     return environment.model_copy(
-        update={"model_commit": loaded.model_commit, "model_dtype": loaded.dtype, "device": loaded.device}
+        update={
+            "model_commit": loaded.model_commit,
+            "observed_settings": dict(loaded.observed_settings),
+            "device": loaded.device,
+            "gpu_uuids": context.gpu_uuids or None,
+            "gpu_names": [loaded.device] * len(context.gpu_uuids) or None,
+        }
     )
 
 

@@ -98,16 +98,36 @@ def prepare_workload(config: ExperimentConfig, loaded: LoadedModel) -> PreparedW
     return PreparedWorkload(requests, digest.hexdigest())
 
 
-def warmup_requests(
-    measured: Sequence[Request], config: ExperimentConfig, tokenizer: Tokenizer, round_index: int
+def warmup_pass(measured: Sequence[Request], config: ExperimentConfig, tokenizer: Tokenizer) -> list[Request]:
+    """All measured lengths in their order, so every batch shape of the window, with other tokens.
+
+    Compilers and kernel libraries prepare themselves for each shape they meet.
+    """
+    return _disguised(measured, measured, config, tokenizer, stream=0)
+
+
+def warmup_round(
+    measured: Sequence[Request], config: ExperimentConfig, tokenizer: Tokenizer, index: int
 ) -> list[Request]:
-    """One round of work in the measured shape: the lengths of the largest batch, other tokens.
+    """One round of steady work: the lengths of the largest batch, with other tokens in each round."""
+    return _disguised(largest_batch(measured, config), measured, config, tokenizer, stream=1 + index)
+
+
+def largest_batch(measured: Sequence[Request], config: ExperimentConfig) -> Sequence[Request]:
+    """The measured batch with the most prompt positions, padding included."""
+    batches = [measured[start : start + config.batch_size] for start in range(0, len(measured), config.batch_size)]
+    return max(batches, key=lambda batch: len(batch) * max(len(request.token_ids) for request in batch))
+
+
+def _disguised(
+    shape: Sequence[Request], measured: Sequence[Request], config: ExperimentConfig, tokenizer: Tokenizer, stream: int
+) -> list[Request]:
+    """Random prompts of the lengths in `shape`.
 
     The first token differs from every measured prompt's first token, so nothing that is cached here
     can serve the window. Output runs to its full length, so that rounds are alike.
     """
-    model = largest_batch(measured, config)
-    generator = np.random.default_rng([config.seed, _WARMUP_STREAM, round_index])
+    generator = np.random.default_rng([config.seed, _WARMUP_STREAM, stream])
     allowed = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids))
     firsts = np.setdiff1d(allowed, sorted({request.token_ids[0] for request in measured}))
     if firsts.size == 0:
@@ -115,18 +135,12 @@ def warmup_requests(
             "the measured prompts begin with every token there is, so no warm-up prompt can differ from them.",
             "Set workload.n_prompts lower, or measurement.warmup.enabled: false.",
         )
-    rounds = []
-    for index, request in enumerate(model):
+    requests = []
+    for index, request in enumerate(shape):
         ids = generator.choice(allowed, size=len(request.token_ids))
         ids[0] = generator.choice(firsts)
-        rounds.append(_request(index, ids.tolist(), config, ignore_eos=True))
-    return rounds
-
-
-def largest_batch(measured: Sequence[Request], config: ExperimentConfig) -> Sequence[Request]:
-    """The measured batch with the most prompt positions, padding included."""
-    batches = [measured[start : start + config.batch_size] for start in range(0, len(measured), config.batch_size)]
-    return max(batches, key=lambda batch: len(batch) * max(len(request.token_ids) for request in batch))
+        requests.append(_request(index, ids.tolist(), config, ignore_eos=True))
+    return requests
 
 
 def _token_ids(config: ExperimentConfig, tokenizer: Tokenizer) -> list[list[int]]:

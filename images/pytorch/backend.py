@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,14 +50,14 @@ class HubTokenizer:
 class Backend:
     packages: tuple[str, ...] = ("torch", "transformers", "tokenizers")
 
-    def load(self, config: ExperimentConfig, _context: JobContext, /) -> LoadedModel:
+    def load(self, config: ExperimentConfig, context: JobContext, /) -> LoadedModel:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         self._config = config
         self._options = config.pytorch or PytorchOptions()
-        self._device = _choose_device(self._options.device)
+        self._device = _choose_device(self._options.device, context.gpu_uuids)
         self._padded, self._positions = 0, 0
-        with _memory_errors():
+        with _device_errors():
             tokenizer, self._model = self._make() if config.model == TINY_LLAMA else self._read()
             self._model.eval().to(self._device)
         if self._options.torch_compile:
@@ -74,14 +74,19 @@ class Backend:
             parameters=self._model.num_parameters(),
             context_length=getattr(text_config, "max_position_embeddings", None),
             model_commit=getattr(self._model.config, "_commit_hash", None),
-            dtype=str(self._model.dtype).removeprefix("torch."),
+            observed_settings={
+                "dtype": str(self._model.dtype).removeprefix("torch."),
+                "attn_implementation": str(getattr(self._model.config, "_attn_implementation", None)),
+                "torch_threads": str(torch.get_num_threads()),
+                "cuda": str(torch.version.cuda),
+            },
         )
 
     def run(self, requests: Sequence[Request], /) -> list[Generation]:
         torch.manual_seed(self._config.seed)
         self._padded, self._positions = 0, 0
         size = self._config.batch_size
-        with _memory_errors(), torch.inference_mode():
+        with _device_errors(), torch.inference_mode():
             return [
                 generation
                 for start in range(0, len(requests), size)
@@ -115,10 +120,11 @@ class Backend:
     def _read(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         source = str(self._config.model_path or self._config.model)
         common = {"revision": self._config.model_revision, "trust_remote_code": self._config.trust_remote_code}
+        _refuse_doubles(self._options.extra)
         arguments: dict[str, Any] = {"dtype": _DTYPES.get(self._config.dtype, "auto"), **self._options.extra}
         if self._options.attn_implementation is not None:
             arguments["attn_implementation"] = self._options.attn_implementation
-        with reading_model(self._config), _memory_errors():
+        with reading_model(self._config), _device_errors():
             tokenizer = AutoTokenizer.from_pretrained(source, **common)
             return tokenizer, AutoModelForCausalLM.from_pretrained(source, **common, **arguments)
 
@@ -172,11 +178,30 @@ class Backend:
             started_s=started_s,
             delivery_s=tuple(step_s[:count]),
             delivery_tokens=(1,) * count,
+            cached_input_tokens=0,  # every call of generate starts with an empty cache
         )
 
 
-def _choose_device(wanted: str) -> torch.device:
+def _refuse_doubles(extra: Mapping[str, Any]) -> None:
+    """`extra` may not override what has a field of its own: the result would name the wrong setting."""
+    own = {
+        "dtype": "dtype",
+        "torch_dtype": "dtype",
+        "revision": "model_revision",
+        "trust_remote_code": "trust_remote_code",
+        "attn_implementation": "pytorch.attn_implementation",
+    }
+    for name in own.keys() & extra.keys():
+        raise ConfigInvalid(f"pytorch.extra.{name} has a field of its own.", f"Set {own[name]} instead.")
+
+
+def _choose_device(wanted: str, gpu_uuids: Sequence[str]) -> torch.device:
     available = torch.cuda.is_available()
+    if gpu_uuids and wanted != "cpu" and not available:
+        raise GpuUnusable(
+            f"the job was given {', '.join(gpu_uuids)}, but PyTorch {torch.__version__} sees no GPU.",
+            "Update the driver, or build the image with a CUDA build of torch; --gpus none measures on the CPU.",
+        )
     if wanted == "cuda" and not available:
         raise GpuUnusable(
             "pytorch.device is cuda, but PyTorch sees no GPU.", "Give the job a GPU, or set pytorch.device: auto."
@@ -198,14 +223,21 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def _device_errors() -> Iterator[None]:
     advice = "Lower batch_size, workload.max_input_tokens or workload.max_output_tokens, or take a smaller dtype."
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"the GPU ran out of memory: {error}"[:300], advice) from None
     except RuntimeError as error:
-        # PyTorch has no class of its own for host memory.
-        if "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemory(f"the host ran out of memory: {error}"[:300], advice) from None
+        # PyTorch has no classes of its own for these.
+        text = str(error)
+        if "can't allocate memory" in text:
+            raise OutOfMemory(f"the host ran out of memory: {text}"[:300], advice) from None
+        if "CUDA error: out of memory" in text or "ALLOC_FAILED" in text:
+            raise OutOfMemory(f"the GPU ran out of memory: {text}"[:300], advice) from None
+        if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
+            raise GpuUnusable(
+                f"the GPU failed: {text.splitlines()[0]}"[:300], "Check nvidia-smi, the driver and other processes."
+            ) from None
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from images.contract.config import ExperimentConfig
@@ -10,12 +11,23 @@ from images.contract.job import ExitCode, JobError
 from runner.layout import Attempt
 
 LOG_TAIL_LINES = 50
+_IMAGES = Path(__file__).resolve().parents[2] / "images"
 
 
 class LaunchFailed(JobError):
     """The job could not be started at all."""
 
     exit_code = ExitCode.LAUNCHER
+
+
+def require_backend(backend: str) -> None:
+    """
+    Raises:
+        LaunchFailed: this checkout has no such backend.
+    """
+    if not (_IMAGES / backend / "backend.py").is_file():
+        there = sorted(path.parent.name for path in _IMAGES.glob("*/backend.py") if path.parent.name != "harness")
+        raise LaunchFailed(f"this checkout has no backend '{backend}' yet.", f"There are: {', '.join(there)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +64,29 @@ class Running(Protocol):
         ...
 
     def kill(self) -> None:
-        """End it: SIGTERM, a grace period for its failure.json, SIGKILL. Returns when it is over."""
+        """End it: SIGTERM, a grace period for its failure.json, SIGKILL. Returns when it is over.
+
+        Raises:
+            LaunchFailed: it cannot be reached.
+        """
+        ...
+
+    def collect(self) -> None:
+        """Make the files that it left the calling user's."""
         ...
 
     def remove(self) -> None:
-        """Leave nothing of it behind but its files, and make those the calling user's."""
+        """Leave nothing of it behind but its files.
+
+        Raises:
+            LaunchFailed: it could not be removed; the next runner of this output directory tries again.
+        """
         ...
 
 
 class Launcher(Protocol):
+    """`check` comes before `start`."""
+
     name: str
 
     def check(self, config: ExperimentConfig) -> Identity:
@@ -79,6 +105,6 @@ class Launcher(Protocol):
         """
         ...
 
-    def find(self, study: str, attempts: list[Attempt]) -> list[Running]:
-        """Jobs that an earlier runner of this study started in these attempts and did not remove."""
+    def find(self, attempts: list[Attempt]) -> list[Running]:
+        """Jobs that a runner started in these attempts and did not remove."""
         ...

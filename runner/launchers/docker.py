@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount
 from requests.exceptions import RequestException
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from images.contract.config import TINY_LLAMA, ExperimentConfig
 from images.contract.job import (
@@ -35,12 +37,14 @@ from images.contract.job import (
     MODELS_MOUNT,
     RESULTS_MOUNT,
 )
-from runner.launchers import LOG_TAIL_LINES, Ended, Identity, LaunchFailed, Running, Slot
+from runner.launchers import LOG_TAIL_LINES, Ended, Identity, LaunchFailed, Running, Slot, require_backend
 from runner.layout import Attempt, take_back
 
 LABEL_STUDY = "io.joulehouse.study"
 LABEL_ATTEMPT = "io.joulehouse.attempt"
 _GRACE_S = 8
+_PATIENCE_S = 20
+_WAIT_S = 7 * 24 * 3600
 _ROOT_RUNS_AS = 12345
 _UNAVAILABLE = (DockerException, RequestException)
 
@@ -53,34 +57,66 @@ def image_name(backend: str) -> str:
 class DockerJob:
     """A container, from creation to removal."""
 
-    def __init__(self, container: Any, attempt: Attempt, token: Path | None) -> None:
+    def __init__(self, container: Any, attempt: Attempt) -> None:
         self._container = container
         self._attempt = attempt
-        self._token = token
+        self._over = threading.Event()
+
+    def watch(self) -> DockerJob:
+        """Wait for the end in a thread: asking again and again would take the CPU from what is measured."""
+        threading.Thread(target=self._wait, daemon=True).start()
+        return self
 
     def poll(self) -> Ended | None:
+        if not self._over.is_set():
+            return None
         try:
             self._container.reload()
-            state = self._container.attrs["State"]
-            if state["Status"] not in ("exited", "dead"):
-                return None
             log = self._container.logs(tail=LOG_TAIL_LINES).decode(errors="replace")
         except NotFound:
             return Ended(exit_code=137, log_tail=["the container was removed from outside"])
         except _UNAVAILABLE:
             return None  # the engine restarts or is busy; the job's own timeout bounds this
+        state = self._container.attrs["State"]
         return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), log.splitlines())
 
     def kill(self) -> None:
-        with contextlib.suppress(NotFound, APIError):
-            self._container.stop(timeout=_GRACE_S)
+        self._insist("ended", lambda: self._container.stop(timeout=_GRACE_S))
+
+    def collect(self) -> None:
+        take_back(self._attempt.folder)
 
     def remove(self) -> None:
-        with contextlib.suppress(NotFound):
-            self._container.remove(force=True, v=True)
-        if self._token is not None:
-            self._token.unlink(missing_ok=True)
-        take_back(self._attempt.folder)
+        self._insist("removed", lambda: self._container.remove(force=True, v=True))
+        self._attempt.token.unlink(missing_ok=True)
+
+    def _wait(self) -> None:
+        while True:
+            try:
+                self._container.wait(timeout=_WAIT_S)
+            except NotFound:
+                break
+            except _UNAVAILABLE:
+                time.sleep(1)
+            else:
+                break
+        self._over.set()
+
+    def _insist(self, done: str, call: Callable[[], object]) -> None:
+        """An engine that restarts is given some time."""
+        patiently = Retrying(
+            retry=retry_if_exception_type(_UNAVAILABLE),
+            stop=stop_after_delay(_PATIENCE_S),
+            wait=wait_fixed(0.5),
+            reraise=True,
+        )
+        try:
+            patiently(lambda: _unless_gone(call))
+        except _UNAVAILABLE as error:
+            raise LaunchFailed(
+                f"the container {self._container.name} could not be {done} ({_reason(error)}).",
+                "Start Docker and run again; that ends it and keeps what it has finished.",
+            ) from None
 
 
 class DockerLauncher:
@@ -94,6 +130,7 @@ class DockerLauncher:
 
     def __init__(self, memory: str | None = None, models: Path | None = None) -> None:
         self._memory = memory
+        self._images: dict[str, str] = {}
         self._models = models or Path.home() / ".cache" / "joulehouse" / "models"
         try:
             self._client = docker.from_env()
@@ -104,6 +141,7 @@ class DockerLauncher:
             ) from None
 
     def check(self, config: ExperimentConfig) -> Identity:
+        require_backend(config.backend)
         name = image_name(config.backend)
         with _launch_errors():
             try:
@@ -118,77 +156,88 @@ class DockerLauncher:
                 f"the image {name} was built for contract {contract}; this runner speaks {CONTRACT_VERSION}.",
                 f"Run `make image BACKEND={config.backend}`.",
             )
+        # The tag may move while a study runs; every cycle runs, and names, the image that was checked.
+        self._images[config.backend] = image.id
         digests = image.attrs.get("RepoDigests") or [None]
         return Identity(image.labels.get(LABEL_REVISION), name, image.id, digests[0])
 
     def start(self, study: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
         from_hub = config.model != TINY_LLAMA and config.model_path is None and config.backend != "stub"
         uid = os.getuid() or _ROOT_RUNS_AS
-        token = self._write_token(attempt, uid) if from_hub else None
+        has_token = from_hub and self._write_token(attempt, uid)
         if uid != os.getuid():
             for path in (attempt.folder, attempt.config, attempt.context):
                 os.chown(path, uid, 0)
-        with _launch_errors():
-            container = self._client.containers.create(
-                image_name(config.backend),
-                command=_arguments(),
-                name=f"joulehouse-{attempt.folder.name}",
-                labels={LABEL_STUDY: study, LABEL_ATTEMPT: str(attempt.folder)},
-                user=f"{uid}:0",
-                environment=_environment(from_hub, token),
-                mounts=[*_mounts(config, attempt), *self._model_mounts(from_hub, token)],
-                device_requests=_device_requests(slot),
-                network_mode="bridge" if from_hub else "none",
-                read_only=True,
-                tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # torch.compile runs what it builds there
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
-                init=True,
-                shm_size="1g",
-                mem_limit=self._memory,
-                memswap_limit=self._memory,
-            )
-        job = DockerJob(container, attempt, token)
+        job = None
         try:
             with _launch_errors():
+                container = self._client.containers.create(
+                    self._images[config.backend],
+                    command=_arguments(),
+                    name=f"joulehouse-{attempt.folder.name}",
+                    labels={LABEL_STUDY: study, LABEL_ATTEMPT: str(attempt.folder)},
+                    user=f"{uid}:0",
+                    environment=_environment(from_hub, has_token),
+                    mounts=[*_mounts(config, attempt), *self._model_mounts(from_hub, has_token, attempt)],
+                    device_requests=_device_requests(slot),
+                    network_mode="bridge" if from_hub else "none",
+                    read_only=True,
+                    tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # torch.compile runs what it builds there
+                    cap_drop=["ALL"],
+                    security_opt=["no-new-privileges"],
+                    init=True,
+                    shm_size="1g",
+                    mem_limit=self._memory,
+                    memswap_limit=self._memory,
+                )
+                job = DockerJob(container, attempt)
                 container.start()
         except BaseException:
-            job.remove()
+            if job is not None:
+                job.remove()
+            attempt.token.unlink(missing_ok=True)
             raise
-        return job
+        return job.watch()
 
-    def find(self, study: str, attempts: list[Attempt]) -> list[Running]:
+    def find(self, attempts: list[Attempt]) -> list[Running]:
         known = {str(attempt.folder): attempt for attempt in attempts}
+        if not known:
+            return []
         with _launch_errors():
-            containers = self._client.containers.list(all=True, filters={"label": f"{LABEL_STUDY}={study}"})
+            containers = self._client.containers.list(all=True, filters={"label": LABEL_ATTEMPT})
         return [
-            DockerJob(container, known[folder], None)
+            DockerJob(container, known[folder])
             for container in containers
             if (folder := container.labels.get(LABEL_ATTEMPT)) in known
         ]
 
-    def _model_mounts(self, from_hub: bool, token: Path | None) -> list[Mount]:
+    def _model_mounts(self, from_hub: bool, has_token: bool, attempt: Attempt) -> list[Mount]:
         if not from_hub:
             return []
         self._models.mkdir(parents=True, exist_ok=True, mode=0o770)
         if os.getuid() == 0:
             self._models.chmod(0o770)  # the container's group is 0
         mounts = [Mount(MODELS_MOUNT, str(self._models.absolute()), type="bind")]
-        if token is not None:
-            mounts.append(Mount(HF_TOKEN_FILE, str(token), type="bind", read_only=True))
+        if has_token:
+            mounts.append(Mount(HF_TOKEN_FILE, str(attempt.token), type="bind", read_only=True))
         return mounts
 
-    def _write_token(self, attempt: Attempt, uid: int) -> Path | None:
+    def _write_token(self, attempt: Attempt, uid: int) -> bool:
         """The token as a private file: environment and labels can be read by anyone who may inspect."""
         secret = os.environ.get("HF_TOKEN")
         if not secret:
-            return None
-        handle, name = tempfile.mkstemp(prefix=f"{attempt.folder.name}-")
+            return False
+        handle = os.open(attempt.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as stream:
             stream.write(secret)
         if uid != os.getuid():
-            os.chown(name, uid, 0)
-        return Path(name)
+            os.chown(attempt.token, uid, 0)
+        return True
+
+
+def _unless_gone(call: Callable[[], object]) -> None:
+    with contextlib.suppress(NotFound):
+        call()
 
 
 def _arguments() -> list[str]:
@@ -196,24 +245,32 @@ def _arguments() -> list[str]:
     return [ARG_CONFIG, config, ARG_CONTEXT, context, ARG_OUTPUT, RESULTS_MOUNT]
 
 
-def _environment(from_hub: bool, token: Path | None) -> dict[str, str]:
+def _environment(from_hub: bool, has_token: bool) -> dict[str, str]:
     environment = {ENV_LOG_LEVEL: os.environ.get(ENV_LOG_LEVEL, "INFO")}
     if from_hub:
         environment[ENV_HF_HOME] = MODELS_MOUNT
     else:
         environment["HF_HUB_OFFLINE"] = "1"
-    if token is not None:
+    if has_token:
         environment[ENV_HF_TOKEN_PATH] = HF_TOKEN_FILE
     return environment
 
 
 def _mounts(config: ExperimentConfig, attempt: Attempt) -> list[Mount]:
     """The attempt's folder, and the configuration's local files under their own path, read-only."""
-    local = [str(path) for path in (config.model_path, config.prompt_file) if path is not None]
+    local = [path for path in (config.model_path, config.prompt_file) if path is not None]
+    if config.model_path is not None:
+        local += _link_targets(config.model_path)
     return [
         Mount(RESULTS_MOUNT, str(attempt.folder), type="bind"),
-        *(Mount(path, path, type="bind", read_only=True) for path in local),
+        *(Mount(str(path), str(path), type="bind", read_only=True) for path in local),
     ]
+
+
+def _link_targets(folder: Path) -> list[Path]:
+    """Folders outside `folder` that its links lead to, as those of a hub's cache do."""
+    targets = {path.resolve().parent for path in folder.rglob("*") if path.is_symlink()}
+    return sorted(target for target in targets if not target.is_relative_to(folder) and target.is_dir())
 
 
 def _device_requests(slot: Slot) -> list[DeviceRequest]:

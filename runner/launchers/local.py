@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import ARG_CONFIG, ARG_CONTEXT, ARG_OUTPUT
-from runner.launchers import LOG_TAIL_LINES, Ended, Identity, LaunchFailed, Running, Slot
+from runner.launchers import LOG_TAIL_LINES, Ended, Identity, LaunchFailed, Running, Slot, require_backend
 from runner.layout import Attempt
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +23,7 @@ _PACKAGES = {"pytorch": ("torch", "transformers"), "vllm": ("vllm",), "trt": ("t
 
 
 class LocalJob:
-    """A process started by this runner, or found by its pid and start time."""
+    """A process group started by this runner, or found by the attempt that its command line names."""
 
     def __init__(self, pid: int, attempt: Attempt, process: subprocess.Popen[bytes] | None = None) -> None:
         self._pid = pid
@@ -33,7 +32,7 @@ class LocalJob:
 
     def poll(self) -> Ended | None:
         if self._process is None:
-            return None if _alive(self._pid) else Ended(exit_code=-1)
+            return None if _works_in(self._pid, self._attempt) else Ended(exit_code=-1)
         code = self._process.poll()
         if code is None:
             return None
@@ -49,6 +48,9 @@ class LocalJob:
         self._signal(signal.SIGKILL)  # the whole group: a job may have left children
         while self.poll() is None:
             time.sleep(_POLL_S)
+
+    def collect(self) -> None:
+        """They are ours already."""
 
     def remove(self) -> None:
         if self.poll() is None:
@@ -66,8 +68,7 @@ class LocalLauncher:
 
     def check(self, config: ExperimentConfig) -> Identity:
         backend = config.backend
-        if not (_ROOT / "images" / backend / "backend.py").is_file():
-            raise LaunchFailed(f"this checkout has no backend '{backend}' yet.", "Use another backend.")
+        require_backend(backend)
         missing = [package for package in _PACKAGES[backend] if importlib.util.find_spec(package) is None]
         if missing:
             raise LaunchFailed(
@@ -95,36 +96,21 @@ class LocalLauncher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        attempt.process.write_text(json.dumps({"pid": process.pid, "start_ticks": _start_ticks(process.pid)}))
         return LocalJob(process.pid, attempt, process)
 
-    def find(self, _study: str, attempts: list[Attempt]) -> list[Running]:
-        found: list[Running] = []
-        for attempt in attempts:
-            try:
-                identity = json.loads(attempt.process.read_text())
-                ours = _start_ticks(identity["pid"]) == identity["start_ticks"] is not None
-            except (OSError, ValueError, KeyError):
-                continue
-            if ours:
-                found.append(LocalJob(identity["pid"], attempt))
-        return found
+    def find(self, attempts: list[Attempt]) -> list[Running]:
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        return [LocalJob(pid, attempt) for attempt in attempts for pid in pids if _works_in(pid, attempt)]
 
 
-def _start_ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot, which with its pid names it; None if it is gone."""
+def _works_in(pid: int, attempt: Attempt) -> bool:
+    """Whether the process is the job of this attempt; a pid that was given out again is another's."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(text.rpartition(")")[2].split()[19])
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
+    # Of a process that has ended but was not waited for, the command line is empty.
+    return os.fsencode(attempt.folder) in arguments and os.fsencode(ARG_OUTPUT) in arguments
 
 
 def _git_revision() -> str | None:

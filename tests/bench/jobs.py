@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,6 +88,6 @@ def _launched(folder: Path) -> float:
         progress = Progress(Console(file=nowhere))
         started = time.perf_counter()
         identity = launcher.check(jobs[0].config)
-        outcomes = list(run_jobs(jobs, launcher, identity, Layout(folder), Slot(), 60.0, progress))
+        outcomes = list(run_jobs(jobs, launcher, identity, Layout(folder), Slot(), 60.0, progress, threading.Event()))
     assert [outcome.exit_code for outcome in outcomes] == [0]
     return time.perf_counter() - started

@@ -59,4 +59,5 @@ def failures(output: Path) -> list[JobFailure]:
 
 def leftovers(output: Path) -> list[Path]:
     """What may not be there once a runner has ended: attempt folders, locks, unfinished directories."""
-    return [*(output / ".attempts").iterdir(), *(path for path in output.glob(".*") if path.name != ".attempts")]
+    attempts = [path for path in (output / ".attempts").iterdir() if path.name != ".lock"]
+    return [*attempts, *(path for path in output.glob(".*") if path.name != ".attempts")]

@@ -51,7 +51,7 @@ def test_all_requests_of_the_workload_and_only_they_are_in_the_window() -> None:
 def test_a_longer_load_and_warm_up_change_neither_the_windows_time_nor_its_tokens() -> None:
     quick = FakeBackend(seconds=[0.02])
     slow = FakeBackend(load_s=30.0, seconds=[5.0, 5.0, 5.0, 0.02])
-    with_warmup = config(measurement={"warmup": {"max_rounds": 3, "cv_threshold": 1.0}})
+    with_warmup = config(measurement={"warmup": {"full_pass": False, "max_rounds": 3, "cv_threshold": 1.0}})
     results = [run(quick).result, run(slow, with_warmup).result]
     assert len(slow.batches) == 4
     for result in results:

@@ -35,7 +35,7 @@ def codes(warnings: Sequence[str]) -> set[str]:
 
 
 def run(backend: FakeBackend, warmup: dict[str, Any], **rest: Any) -> ExperimentResult:
-    chosen = config(measurement={"warmup": warmup}, **rest)
+    chosen = config(measurement={"warmup": {"full_pass": False, **warmup}}, **rest)
     return measure(chosen, JobContext(), "exp_test", backend, lambda _: None).result
 
 
@@ -129,10 +129,20 @@ def test_warm_up_gives_up_at_the_cap_and_says_so() -> None:
     assert "target 0.05" in warning
 
 
-def test_fewer_rounds_than_the_comparison_needs_are_not_called_steady() -> None:
-    warmup = run(FakeBackend(), {"window": 3, "max_rounds": 2, "cv_threshold": 9.0}).warmup_result
-    assert warmup is not None
-    assert (warmup.converged, warmup.final_cv, warmup.iterations_completed) == (False, None, 2)
+def test_a_warm_up_that_could_never_be_steady_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_rounds \(2\) is below window \(3\)"):
+        config(measurement={"warmup": {"window": 3, "max_rounds": 2}})
+
+
+def test_every_batch_shape_of_the_window_was_met_in_the_warm_up() -> None:
+    backend = FakeBackend()
+    result = run(backend, {"full_pass": True, "cv_threshold": 9.0}, batch_size=4)
+    first_pass, *rounds, window = backend.batches
+    assert [len(one.token_ids) for one in first_pass] == [len(one.token_ids) for one in window]
+    assert {one.token_ids[0] for one in first_pass}.isdisjoint({one.token_ids[0] for one in window})
+    assert result.warmup_excluded_samples == len(first_pass) + sum(map(len, rounds))
+    assert result.warmup_result is not None
+    assert result.warmup_result.iterations_completed == len(rounds)
 
 
 def test_warm_up_turned_off_runs_nothing_and_has_no_verdict() -> None:

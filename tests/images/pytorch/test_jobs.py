@@ -19,9 +19,12 @@ from images.pytorch.tiny_llama import make_model, make_tokenizer
 from tests.images.pytorch.hub_server import GATED, hub
 from tests.images.stub.jobs import ROOT, Ended, run
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.xdist_group("torch jobs")]
 
-SMALL = {"workload": {"n_prompts": 3, "max_output_tokens": 4}, "measurement": {"warmup": {"max_rounds": 2}}}
+SMALL = {
+    "workload": {"n_prompts": 3, "max_output_tokens": 4},
+    "measurement": {"warmup": {"window": 2, "max_rounds": 2}},
+}
 NOBODY = "http://127.0.0.1:9"  # the discard port; nothing listens
 
 

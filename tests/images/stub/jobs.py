@@ -82,6 +82,6 @@ def stub(workload: dict[str, Any] | None = None, **options: Any) -> dict[str, An
     return {
         "backend": "stub",
         "workload": {"n_prompts": 3, "max_output_tokens": 4, **(workload or {})},
-        "measurement": {"warmup": {"max_rounds": 2}},
+        "measurement": {"warmup": {"window": 2, "max_rounds": 2}},
         "stub": {"window_s": 0.01, **options},
     }

@@ -9,7 +9,7 @@ import pytest
 
 from images.contract.job import MeasurementFailed
 from images.harness.backend import Request
-from images.harness.workload import prepare_workload, warmup_requests
+from images.harness.workload import prepare_workload, warmup_round
 from tests.images.harness.fakes import WordTokenizer, config, loaded_model
 
 
@@ -33,13 +33,13 @@ def lengths(batch: Sequence[Request]) -> list[int]:
     ],
 )
 def test_a_round_has_the_lengths_of_the_largest_batch(measured: list[int], largest: list[int]) -> None:
-    made = warmup_requests(requests(measured), config(batch_size=2), WordTokenizer(), 0)
+    made = warmup_round(requests(measured), config(batch_size=2), WordTokenizer(), 0)
     assert lengths(made) == largest
     assert [request.index for request in made] == list(range(len(largest)))
 
 
 def test_a_round_generates_to_full_length_so_that_rounds_are_alike() -> None:
-    made = warmup_requests(requests([3]), config({"max_output_tokens": 7}), WordTokenizer(), 0)
+    made = warmup_round(requests([3]), config({"max_output_tokens": 7}), WordTokenizer(), 0)
     assert [(request.max_output_tokens, request.ignore_eos) for request in made] == [(7, True)]
 
 
@@ -48,12 +48,12 @@ def test_no_warm_up_prompt_shares_its_first_token_with_a_measured_one(workload: 
     chosen = config(workload)
     measured = prepare_workload(chosen, loaded_model()).requests
     taken = {request.token_ids[0] for request in measured}
-    rounds = [warmup_requests(measured, chosen, WordTokenizer(), number) for number in range(50)]
+    rounds = [warmup_round(measured, chosen, WordTokenizer(), number) for number in range(50)]
     assert not taken & {request.token_ids[0] for batch in rounds for request in batch}
 
 
 def test_warm_up_prompts_hold_no_special_ids_and_stay_inside_the_vocabulary() -> None:
-    made = [warmup_requests(requests([500] * 4), config(), WordTokenizer(), number) for number in range(5)]
+    made = [warmup_round(requests([500] * 4), config(), WordTokenizer(), number) for number in range(5)]
     used = {token for batch in made for request in batch for token in request.token_ids}
     assert not used & WordTokenizer.special_ids
     assert max(used) < WordTokenizer.vocab_size
@@ -61,7 +61,7 @@ def test_warm_up_prompts_hold_no_special_ids_and_stay_inside_the_vocabulary() ->
 
 def test_rounds_differ_and_repeat_with_the_seed() -> None:
     def made(number: int, seed: int = 1) -> list[Request]:
-        return warmup_requests(requests([20, 20]), config(seed=seed), WordTokenizer(), number)
+        return warmup_round(requests([20, 20]), config(seed=seed), WordTokenizer(), number)
 
     prompts = [request.token_ids for number in range(10) for request in made(number)]
     assert len(set(prompts)) == 20
@@ -74,4 +74,4 @@ def test_a_workload_that_begins_with_every_token_cannot_be_warmed_up_and_says_so
         for token in range(WordTokenizer.vocab_size)
     ]
     with pytest.raises(MeasurementFailed, match="begin with every token"):
-        warmup_requests(measured, config(), WordTokenizer(), 0)
+        warmup_round(measured, config(), WordTokenizer(), 0)
