@@ -32,26 +32,27 @@ help: ## list the targets
 .PHONY: run
 run: .venv/.host ## measure: BACKEND= MODEL= CYCLES= LAUNCHER=auto|docker|local RESULTS=dir DB=file ARGS=
 	@launcher=$(LAUNCHER)
-	if [ $$launcher = auto ]; then
-	    if reason=$$(docker info --format '{{.ServerVersion}}' 2>&1); then
-	        launcher=docker; echo "launcher: docker, because an engine answers (version $$reason)"
+	if [ "$$launcher" = auto ]; then
+	    if answer=$$(docker version --format '{{.Server.Version}}' 2>&1); then
+	        launcher=docker; echo "launcher: docker, because an engine answers (version $$answer)"
 	    else
-	        launcher=local; echo "launcher: local processes, because no Docker engine answers ($${reason##*$$'\n'})"
+	        launcher=local; echo "launcher: local processes, because no Docker engine answers ($${answer##*$$'\n'})"
 	    fi
 	fi
+	study=run-$$(date -u +%Y%m%d-%H%M%S)-$$$$
+	runner() { $(BIN)/runner run --backend "$(BACKEND)" --model "$(MODEL)" --cycles "$(CYCLES)" --launcher "$$launcher" \
+	    --output "$(RESULTS)" --study $$study "$$@" $(ARGS); }
+	# Wrong knobs are told before minutes of set-up; 125 only says that the set-up is still to come.
+	code=0; said=$$(runner --dry-run 2>&1) || code=$$?
+	case $$code in 0|125) ;; *) echo "$$said" >&2; exit $$code ;; esac
 	if [ $$launcher = docker ]; then $(MAKE) image; else $(MAKE) install-$(BACKEND); fi
-	study=run-$$(date -u +%Y%m%d-%H%M%S)
-	code=0
-	$(BIN)/runner run --backend $(BACKEND) --model $(MODEL) --cycles $(CYCLES) --launcher $$launcher \
-	    --output "$(RESULTS)" --study $$study $(ARGS) || code=$$?
-	if [ -d "$(RESULTS)" ]; then
-	    $(BIN)/warehouse ingest --db "$(DB)" "$(RESULTS)"
-	    # After a failure there may be nothing of this study, and the reason stands above.
-	    if [ $$code = 0 ]; then $(BIN)/warehouse campaign --db "$(DB)" --study $$study
-	    else $(BIN)/warehouse campaign --db "$(DB)" --study $$study 2>/dev/null || true; fi
-	    echo "results:   $(RESULTS)/"
-	    echo "warehouse: $(DB)   (try: $(BIN)/warehouse sql --db $(DB) \"FROM experiments\")"
-	fi
+	code=0; runner || code=$$?
+	$(BIN)/warehouse ingest --db "$(DB)" "$(RESULTS)"
+	# After a failure to start there may be nothing of this study, and the reason stands above.
+	if [ $$code = 0 ]; then $(BIN)/warehouse campaign --db "$(DB)" --study $$study
+	else $(BIN)/warehouse campaign --db "$(DB)" --study $$study 2>/dev/null || true; fi
+	echo "results:   $(RESULTS)/"
+	echo "warehouse: $(DB)   (try: $(BIN)/warehouse sql --db '$(DB)' \"SELECT study, backend, cycle, output_tokens_per_second FROM experiments\")"
 	exit $$code
 
 .PHONY: image
@@ -59,15 +60,16 @@ image: ## build the image of BACKEND (BASE_IMAGE= to build on another base)
 	@if [ ! -f images/$(BACKEND)/Dockerfile ]; then
 	    echo "there is no image for BACKEND=$(BACKEND); there are: $(BACKENDS)" >&2; exit 2
 	fi
-	if ! docker info >/dev/null 2>&1; then
-	    echo "no Docker engine answers. Start it, or measure in local processes with LAUNCHER=local." >&2; exit 125
+	if ! answer=$$(docker version 2>&1); then
+	    echo "no Docker engine answers ($${answer##*$$'\n'}). Start it, or use LAUNCHER=local." >&2; exit 125
 	fi
 	log=$$(mktemp); trap 'rm -f $$log' EXIT
 	echo "image: joulehouse-$(BACKEND) (the first build takes minutes, later ones a second)"
 	docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg REVISION=$(REVISION) \
 	    -t joulehouse-$(BACKEND) -f images/$(BACKEND)/Dockerfile images 2>&1 | tee $$log \
 	    | awk '/^Step/ {step = $$0} /Running in/ && step ~ /RUN/ || /^#[0-9]+ \[.*RUN/ {print "  " substr(/^#/ ? $$0 : step, 1, 100); fflush()}' \
-	    || { tail -n 30 $$log >&2; exit 1; }
+	    || { tail -n 12 $$log >&2; echo "the image could not be built; its last lines stand above." \
+	        "BASE_IMAGE= names another base, LAUNCHER=local needs no image." >&2; exit 1; }
 
 .PHONY: images
 images: ## build every image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from images.contract.config import BACKENDS
 from images.contract.job import ExitCode, Interrupted, JobError
 from runner.gpus import list_gpus
 from runner.interrupt import ending_signals
-from runner.launchers import Launcher, Slot
+from runner.launchers import Launcher, Slot, checkout_revision
 from runner.launchers.docker import DockerLauncher
 from runner.launchers.local import LocalLauncher
 from runner.layout import Layout
@@ -31,6 +32,7 @@ LAUNCHERS: dict[str, Callable[[str | None], Launcher]] = {
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="joulehouse")
 def cli() -> None:
     """Run measured experiments and keep what they leave."""
 
@@ -58,6 +60,7 @@ def cli() -> None:
 @click.option(
     "--gpus", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="auto: the first GPU."
 )
+@click.option("--dry-run", is_flag=True, help="Check everything that can be checked, and run nothing.")
 def run(
     backend: str,
     model: str | None,
@@ -69,6 +72,7 @@ def run(
     timeout: float,
     memory: str | None,
     gpus: str,
+    dry_run: bool,
 ) -> None:
     """Run one experiment's cycles and publish their directories.
 
@@ -76,7 +80,7 @@ def run(
     """
     if memory is not None and launcher != "docker":
         raise click.UsageError("--memory bounds a container; it needs --launcher docker.")
-    name = study or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name = study or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     jobs = plan_jobs(make_config(backend, model, settings), name, cycles)
     layout = Layout(output)
     chosen = LAUNCHERS[launcher](memory)
@@ -84,6 +88,11 @@ def run(
     slot = Slot(tuple(list_gpus()[:1])) if gpus == "auto" else Slot()
     progress = Progress(Console(stderr=True))
     progress.note(f"study {name}, launcher {launcher}, on {', '.join(slot.gpu_uuids) or 'the CPU'}")
+    if identity.git_revision != (here := checkout_revision()):
+        progress.note(f"the image was built from revision {identity.git_revision}, this checkout is at {here}")
+    if dry_run:
+        progress.note(f"{cycles} cycles of {jobs[0].label} would go to {layout.output}")
+        return
     outcomes: list[Outcome] = []
     with ending_signals() as stop:
         try:
@@ -102,8 +111,11 @@ def main() -> NoReturn:
     """Entry point: every error that a user can act on is one line and an exit code."""
     try:
         cli.main(standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(int(ExitCode.USAGE))
+    except click.ClickException as error:
+        click.echo(f"runner: {error.format_message().rstrip('.')}. See `runner run --help`.", err=True)
         sys.exit(int(ExitCode.USAGE))
     except JobError as error:
         click.echo(f"runner: {error}", err=True)

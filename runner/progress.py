@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 from rich.console import Console
 from rich.status import Status
@@ -61,10 +62,14 @@ def _describe(outcome: Outcome) -> str:
     if outcome.failure is not None:
         failure = outcome.failure
         return f"FAILED ({failure.error_class}, exit code {failure.exit_code}): {failure.message} {failure.advice}"
-    result = ExperimentResult.from_json(outcome.directory)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = ExperimentResult.from_json(outcome.directory)
     figures = [f"window {result.total_inference_time_sec:.1f} s"]
     if result.output_tokens_per_second is not None:
         figures.append(f"{result.output_tokens_per_second:.1f} output tokens/s")
     energy = result.energy_per_output_token_j
     figures.append("energy not measured" if energy is None else f"{energy:.4g} J/output token")
-    return f"ok: {', '.join(figures)}"
+    codes = [text.partition(":")[0] for text in result.measurement_warnings]
+    codes = [code for code in codes if code != "no_energy_meter"] + [str(one.message) for one in caught]
+    return f"ok: {', '.join(figures)}" + (f"  [{', '.join(codes)}]" if codes else "")

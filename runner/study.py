@@ -41,6 +41,8 @@ def make_config(backend: str, model: str | None, settings: Iterable[str]) -> Exp
         data["model"] = model
     for setting in settings:
         _set(data, setting)
+    if data["backend"] != backend:
+        raise ConfigInvalid("--set backend=... contradicts --backend.", "Give --backend only.")
     return _with_absolute_paths(parse_config(data))
 
 

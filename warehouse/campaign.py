@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ class CampaignGroup:
     n_invalid: int = 0
     n_superseded: int = 0
     samples: Mapping[str, Sequence[float]] | None = None
+    warnings: Mapping[str, int] | None = None
 
 
 def aggregate_campaign_results(
@@ -135,7 +137,11 @@ def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_
     rows = connection.execute(
         f"""
         WITH judged AS (
-            SELECT *, NOT superseded AND ($include_invalid OR measurement_valid IS DISTINCT FROM false) AS counts
+            SELECT
+                cycles.*,
+                (SELECT list(DISTINCT code ORDER BY code) FROM warnings
+                    WHERE warnings.experiment_id = cycles.experiment_id) AS codes,
+                NOT superseded AND ($include_invalid OR measurement_valid IS DISTINCT FROM false) AS counts
             FROM cycles
             WHERE $study IS NULL OR study = $study
         )
@@ -143,6 +149,7 @@ def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_
             count(*) FILTER (counts),
             count(*) FILTER (NOT superseded AND measurement_valid IS NOT DISTINCT FROM false),
             count(*) FILTER (superseded),
+            flatten(list(codes ORDER BY start_time) FILTER (counts)),
             {lists}
         FROM judged
         GROUP BY {", ".join(_CONDITIONS)}
@@ -152,7 +159,7 @@ def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_
     groups = []
     for row in rows:
         columns = dict(zip(names, row, strict=False))
-        n_cycles, n_invalid, n_superseded, *samples = row[len(names) :]
+        n_cycles, n_invalid, n_superseded, codes, *samples = row[len(names) :]
         measured = {metric: values for metric, values in zip(METRICS, samples, strict=True) if values}
         groups.append(
             CampaignGroup(
@@ -162,6 +169,7 @@ def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_
                 n_superseded=n_superseded,
                 n_failed=0,
                 samples=measured,
+                warnings=dict(Counter(sorted(codes or ()))),
             )
         )
     return groups

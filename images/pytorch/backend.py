@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from images.contract.config import TINY_LLAMA, ExperimentConfig, PytorchOptions
-from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, OutOfMemory
+from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, ModelUnavailable, OutOfMemory
 from images.harness.backend import Generation, LoadedModel, Request
 from images.harness.flops import shape_from_config
 from images.pytorch.hub import reading_model
@@ -121,6 +121,10 @@ class Backend:
         source = str(self._config.model_path or self._config.model)
         common = {"revision": self._config.model_revision, "trust_remote_code": self._config.trust_remote_code}
         _refuse_doubles(self._options.extra)
+        if self._config.model_path is not None and not (self._config.model_path / "config.json").is_file():
+            raise ModelUnavailable(
+                f"the folder {source} holds no model (there is no config.json in it).", "Correct the path."
+            )
         arguments: dict[str, Any] = {"dtype": _DTYPES.get(self._config.dtype, "auto"), **self._options.extra}
         if self._options.attn_implementation is not None:
             arguments["attn_implementation"] = self._options.attn_implementation

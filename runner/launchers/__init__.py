@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,15 @@ def require_backend(backend: str) -> None:
     if not (_IMAGES / backend / "backend.py").is_file():
         there = sorted(path.parent.name for path in _IMAGES.glob("*/backend.py") if path.parent.name != "harness")
         raise LaunchFailed(f"this checkout has no backend '{backend}' yet.", f"There are: {', '.join(there)}.")
+
+
+def checkout_revision() -> str | None:
+    """Git revision of this checkout, with -dirty after it where files differ; None outside of git."""
+    command = ["git", "-C", str(_IMAGES), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,7 @@ class DockerLauncher:
                 raise LaunchFailed(
                     f"the image {name} is not built.", f"Run `make image BACKEND={config.backend}`."
                 ) from None
+        _require_readable(config)
         contract = image.labels.get(LABEL_CONTRACT)
         if contract != CONTRACT_VERSION:
             raise LaunchFailed(
@@ -265,6 +266,20 @@ def _mounts(config: ExperimentConfig, attempt: Attempt) -> list[Mount]:
         Mount(RESULTS_MOUNT, str(attempt.folder), type="bind"),
         *(Mount(str(path), str(path), type="bind", read_only=True) for path in local),
     ]
+
+
+def _require_readable(config: ExperimentConfig) -> None:
+    """Containers of root's run as another user, who must be able to read the model."""
+    if os.getuid() != 0 or config.model_path is None:
+        return
+    for path in (config.model_path, *config.model_path.rglob("*")):
+        status = path.stat() if path.exists() else None
+        if status is None or status.st_mode & 0o004 or (status.st_gid == 0 and status.st_mode & 0o040):
+            continue
+        raise LaunchFailed(
+            f"{path} is not readable by the container's user (uid {_ROOT_RUNS_AS}, gid 0).",
+            f"Run `chmod -R a+rX {config.model_path}`, or use --launcher local.",
+        )
 
 
 def _link_targets(folder: Path) -> list[Path]:

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import ARG_CONFIG, ARG_CONTEXT, ARG_OUTPUT
-from runner.launchers import LOG_TAIL_LINES, Ended, Identity, LaunchFailed, Running, Slot, require_backend
+from runner.launchers import (
+    LOG_TAIL_LINES,
+    Ended,
+    Identity,
+    LaunchFailed,
+    Running,
+    Slot,
+    checkout_revision,
+    require_backend,
+)
 from runner.layout import Attempt
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +84,7 @@ class LocalLauncher:
                 f"backend '{backend}' needs {' and '.join(missing)}, which this Python does not have.",
                 f"Run `make install-{backend}`, or use --launcher docker.",
             )
-        return Identity(git_revision=_git_revision())
+        return Identity(git_revision=checkout_revision())
 
     def start(self, _study: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
         # In the safe mode `import vllm` cannot find our folder images/vllm by accident.
@@ -111,11 +120,3 @@ def _works_in(pid: int, attempt: Attempt) -> bool:
         return False
     # Of a process that has ended but was not waited for, the command line is empty.
     return os.fsencode(attempt.folder) in arguments and os.fsencode(ARG_OUTPUT) in arguments
-
-
-def _git_revision() -> str | None:
-    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
-    try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

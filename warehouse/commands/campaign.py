@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -26,6 +26,8 @@ SHOWN = {
     "itl_mean_ms": "ITL mean (ms)",
 }
 NOT_MEASURED = "-"
+_COLUMNS = ("mean", "std", "95 % Student t", "95 % percentile bootstrap", "n")
+_WIDEST = 1000
 # Where nobody looks at a terminal, a table that is cut to 80 columns serves nobody.
 _WIDTH_OF_A_FILE = 100
 
@@ -67,16 +69,32 @@ def _print_group(console: Console, group: CampaignGroup, include_invalid: bool) 
     if conditions := _conditions(group):
         console.print(Text(conditions))
     console.print(Text(_counts(group, include_invalid)))
+    if group.warnings:
+        console.print(Text("warnings: " + ", ".join(f"{code} ({n})" for code, n in group.warnings.items())))
     if not group.n_cycles:
         console.print()
         return
+    rows = {label: _figures((group.samples or {}).get(metric, ())) for metric, label in SHOWN.items()}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric", no_wrap=True)
-    for name in ("mean", "std", "95 % Student t", "95 % percentile bootstrap", "n"):
+    for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    for metric, label in SHOWN.items():
-        table.add_row(label, *_figures((group.samples or {}).get(metric, ())))
-    console.print(table)
+    for label, figures in rows.items():
+        table.add_row(label, *figures)
+    if console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_stacked(console, rows)
+
+
+def _print_stacked(console: Console, rows: Mapping[str, Sequence[str]]) -> None:
+    """A figure is never cut: on a narrow terminal the intervals stand below each other."""
+    for label, (mean, std, student, percentile, n) in rows.items():
+        console.print(Text(f" {label:<28} mean {mean}  std {std}  n {n}"))
+        if student != NOT_MEASURED:
+            console.print(Text(f"     {_COLUMNS[2]:<26} {student}"))
+            console.print(Text(f"     {_COLUMNS[3]:<26} {percentile}"))
+    console.print()
 
 
 def _title(group: CampaignGroup) -> str:
@@ -140,7 +158,8 @@ def _figures(samples: Sequence[float]) -> list[str]:
 def _digits(mean: float, std: float) -> int:
     """Decimals that show four digits of the mean and two of the spread."""
     wanted = [3 - _magnitude(mean)] if mean else []
-    wanted += [1 - _magnitude(std)] if std else []
+    # A spread at the level of rounding says nothing about digits.
+    wanted += [1 - _magnitude(std)] if std > 1e-6 * abs(mean) else []
     return min(max([0, *wanted]), 9)
 
 
@@ -179,4 +198,6 @@ def _footnotes(groups: Sequence[CampaignGroup]) -> Iterator[str]:
     if 1 in sizes:
         yield "At n = 1 there is no interval: run at least 5 cycles."
     if any(metric not in (group.samples or {}) for group in groups if group.n_cycles for metric in SHOWN):
-        yield f"{NOT_MEASURED} is not measured."
+        yield f'"{NOT_MEASURED}" means not measured.'
+    if any("ttft_mean_ms" in (group.samples or {}) for group in groups):
+        yield "TTFT counts from the opening of the window, so waiting for a place in a batch is part of it."

@@ -18,6 +18,8 @@ from rich.text import Text
 from warehouse.commands import options
 from warehouse.query import Answer, run_query
 
+_WIDEST = 10_000
+
 
 @click.command("sql")
 @click.argument("query")
@@ -55,8 +57,21 @@ def _print_table(answer: Answer) -> None:
         table.add_column(Text(name), justify="right" if numeric and answer.rows else "left", overflow="fold")
     for row in answer.rows:
         table.add_row(*(Text("NULL" if value is None else str(value)) for value in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if console.measure(table, options=console.options.update(max_width=_WIDEST)).minimum <= console.width:
+        console.print(table)
+    else:
+        _print_stacked(console, answer)
     click.echo(f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}")
+
+
+def _print_stacked(console: Console, answer: Answer) -> None:
+    """More columns than fit: one line for each value."""
+    width = max(map(len, answer.columns))
+    for number, row in enumerate(answer.rows, start=1):
+        console.print(Text(f"row {number}", style="bold"))
+        for name, value in zip(answer.columns, row, strict=True):
+            console.print(Text(f"  {name:<{width}}  {'NULL' if value is None else value}"), overflow="fold")
 
 
 def _as_csv(answer: Answer) -> str:

@@ -53,7 +53,14 @@ def records(model: type[M], **fixed: Strategy) -> SearchStrategy[M]:
 
 def config_data() -> SearchStrategy[dict[str, Any]]:
     """What a person may write: any part of the fields, defaults or not; no local files."""
-    return st.sampled_from(BACKENDS).flatmap(_config_data_for)
+    return st.sampled_from(BACKENDS).flatmap(_config_data_for).filter(_can_converge)
+
+
+def _can_converge(data: dict[str, Any]) -> bool:
+    warmup = config.Warmup.model_fields
+    given = (data.get("measurement") or {}).get("warmup") or {}
+    rounds, window = (given.get(name, warmup[name].default) for name in ("max_rounds", "window"))
+    return bool(rounds >= window)
 
 
 def _config_data_for(backend: str) -> SearchStrategy[dict[str, Any]]:

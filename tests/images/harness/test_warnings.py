@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from images.contract.job import JobContext
+from images.contract.job import ConfigInvalid, JobContext
 from images.contract.result import ExperimentResult, WarmupResult
 from images.harness.findings import find_warnings
 from images.harness.measure import measure
@@ -130,7 +130,7 @@ def test_warm_up_gives_up_at_the_cap_and_says_so() -> None:
 
 
 def test_a_warm_up_that_could_never_be_steady_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"max_rounds \(2\) is below window \(3\)"):
+    with pytest.raises(ConfigInvalid, match=r"max_rounds \(2\) is below window \(3\)"):
         config(measurement={"warmup": {"window": 3, "max_rounds": 2}})
 
 
