@@ -14,6 +14,8 @@ DB       ?= warehouse.duckdb
 # Further `runner run` options, as in ARGS="--set batch_size=4 --memory 8g".
 ARGS     ?=
 
+export BACKEND CYCLES LAUNCHER RESULTS DB
+
 # --- knobs of the set-up
 PYTHON     ?= python3
 BASE_IMAGE ?=
@@ -31,7 +33,10 @@ help: ## list the targets
 
 .PHONY: run
 run: .venv/.host ## measure: BACKEND= MODEL= CYCLES= LAUNCHER=auto|docker|local RESULTS=dir DB=file ARGS=
-	@launcher=$(LAUNCHER)
+	@for knob in BACKEND CYCLES LAUNCHER RESULTS DB; do
+	    [ -n "$${!knob}" ] || { echo "$$knob= is empty. Leave it out for its default." >&2; exit 2; }
+	done
+	launcher=$(LAUNCHER)
 	if [ "$$launcher" = auto ]; then
 	    if answer=$$(docker version --format '{{.Server.Version}}' 2>&1); then
 	        launcher=docker; echo "launcher: docker, because an engine answers (version $$answer)"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from runner.launchers.docker import LABEL_STUDY
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -25,7 +27,11 @@ def build_image(backend: str) -> str:
     return f"joulehouse-{backend}:latest"
 
 
+def docker_command(*arguments: str, given: str | None = None) -> str:
+    """Output of a docker command that must succeed."""
+    return subprocess.run(["docker", *arguments], input=given, check=True, capture_output=True, text=True).stdout
+
+
 def containers_of(study: str) -> list[str]:
     """Names of all containers, running or not, that a study has on this engine."""
-    command = ["docker", "ps", "-a", "--filter", f"label=io.joulehouse.study={study}", "--format", "{{.Names}}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return docker_command("ps", "-a", "--filter", f"label={LABEL_STUDY}={study}", "--format", "{{.Names}}").split()

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -16,10 +15,9 @@ import pytest
 
 import runner.launchers.docker as docker_launcher
 from images.contract.config import ExperimentConfig
-from images.contract.job import CONTRACT_VERSION, HF_TOKEN_FILE, LABEL_CONTRACT, ExitCode, JobContext
-from runner.launchers import LaunchFailed, Slot
+from images.contract.job import CONTRACT_VERSION, LABEL_CONTRACT, ExitCode
+from runner.launchers import LaunchFailed
 from runner.launchers.docker import DockerLauncher
-from runner.layout import Layout
 from tests.docker_engine import containers_of
 from tests.runner.command import RUNNER, failures, leftovers, results
 from tests.runner.command import runner as run_command
@@ -101,11 +99,12 @@ def test_the_next_runner_removes_the_container_of_a_killed_one(tmp_path: Path, s
     process.kill()
     process.wait()
 
-    ran = run_command(*STUB, "--output", tmp_path, "--study", study, "--cycles", "1")
+    ran = run_command(*STUB, "--output", tmp_path, "--study", f"{study}-another", "--cycles", "1")
 
     assert ran.code == 0, ran.stderr
     assert containers_of(study) == []
     assert len(results(tmp_path)) == 1
+    assert leftovers(tmp_path) == []
 
 
 def test_a_container_killed_from_outside_becomes_a_failure(tmp_path: Path, stub_image: str, study: str) -> None:
@@ -140,13 +139,12 @@ def test_an_engine_that_is_down_is_one_line(tmp_path: Path) -> None:
     assert ran.is_one_clear_line(), ran.stderr
 
 
-def test_an_image_that_is_not_built_is_one_line(tmp_path: Path, docker_engine: None) -> None:
-    ran = run_command("run", "--backend", "trt", "--launcher", "docker", "--output", tmp_path)
-
-    assert ran.code == ExitCode.LAUNCHER
-    assert "the image joulehouse-trt:latest is not built" in ran.stderr
-    assert "make image BACKEND=trt" in ran.stderr
-    assert ran.is_one_clear_line(), ran.stderr
+def test_an_image_that_is_not_built_is_told_with_the_command_that_builds_it(
+    docker_engine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_launcher, "image_name", lambda _backend: "joulehouse-none:latest")
+    with pytest.raises(LaunchFailed, match=r"joulehouse-none:latest is not built\. Run `make image BACKEND=stub`"):
+        DockerLauncher().check(ExperimentConfig(backend="stub"))
 
 
 def test_an_image_of_another_contract_is_refused(stub_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,42 +170,14 @@ def test_a_gpu_that_docker_cannot_give_leaves_no_container(tmp_path: Path, stub_
 
     assert done.returncode == ExitCode.LAUNCHER
     assert "NVIDIA Container Toolkit" in done.stderr
+    assert [(one.error_class, one.exit_code) for one in failures(tmp_path)] == [("LaunchFailed", 125)]
     assert containers_of(study) == []
     assert leftovers(tmp_path) == []
-
-
-def test_the_hub_token_is_a_file_and_nowhere_to_be_read(
-    tmp_path: Path, stub_image: str, study: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stub never reads a model, so its image stands in for one that does."""
-    secret = f"hf_{uuid.uuid4().hex}"
-    attempt = Layout(tmp_path).new_attempt(study, 1, 1)
-    attempt.config.write_text('{"backend": "stub", "stub": {"hang": "interruptible"}}')
-    attempt.context.write_text(JobContext().model_dump_json())
-    monkeypatch.setenv("HF_TOKEN", secret)
-    monkeypatch.setattr(docker_launcher, "image_name", lambda _backend: stub_image)
-
-    running = DockerLauncher(models=tmp_path / "models").start(study, ExperimentConfig(model="a/b"), attempt, Slot())
-    try:
-        inspected = _docker("inspect", f"joulehouse-{attempt.folder.name}")
-        read = _docker("exec", f"joulehouse-{attempt.folder.name}", "cat", HF_TOKEN_FILE)
-        mode = _docker("exec", f"joulehouse-{attempt.folder.name}", "stat", "-c", "%a", HF_TOKEN_FILE)
-    finally:
-        running.kill()
-        running.remove()
-
-    assert (read, mode.strip()) == (secret, "600")
-    assert secret not in inspected
-    assert not [path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith(attempt.folder.name)]
 
 
 def _started(output: Path, study: str, *arguments: str) -> subprocess.Popen[bytes]:
     command = [*RUNNER, *STUB, "--output", str(output), "--study", study, *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def _container(study: str) -> str:

@@ -88,11 +88,56 @@ def test_the_next_runner_ends_the_orphan_of_a_killed_one(tmp_path: Path) -> None
     process.wait()
     assert _jobs_of(tmp_path) != [], "the orphan lives on"
 
-    ran = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--study", "same")
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--study", "another")
 
     assert ran.code == 0, ran.stderr
     assert _jobs_of(tmp_path) == []
     assert len(results(tmp_path)) == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_a_runner_leaves_the_jobs_of_a_living_one_alone(tmp_path: Path) -> None:
+    first = _started(tmp_path, "first", "--cycles", "1", "--set", "stub.window_s=4")
+    _wait_until(lambda: _jobs_of(tmp_path) != [])
+
+    assert runner(*STUB, "--output", tmp_path, "--cycles", "1", "--study", "second").code == 0
+
+    assert first.wait(timeout=30) == 0
+    assert {one.study for one in results(tmp_path)} == {"first", "second"}
+
+
+def test_a_runner_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    command = ["nohup", *RUNNER, *STUB, "--output", str(tmp_path), "--cycles", "1", "--set", "stub.window_s=1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_until(lambda: _jobs_of(tmp_path) != [])
+
+    process.send_signal(signal.SIGHUP)
+
+    assert process.wait(timeout=30) == 0
+    assert len(results(tmp_path)) == 1
+
+
+def test_a_failure_that_every_cycle_would_repeat_ends_the_study(tmp_path: Path) -> None:
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "3", "--set", "num_processes=2")
+
+    assert ran.code == ExitCode.CONFIG_INVALID
+    assert len(failures(tmp_path)) == 1
+    assert "would fail in the same way" in ran.stderr
+
+
+def test_a_full_disk_is_one_line_and_costs_no_result(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
+    try:
+        ran = runner(*STUB, "--output", tmp_path, "--cycles", "20", "--set", "workload.n_prompts=50")
+        kept = results(tmp_path)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert ran.code in (ExitCode.USAGE, ExitCode.MEASUREMENT_FAILED)
+    assert "Traceback" not in ran.stderr
+    assert len(kept) >= 2
+    assert {one.cycle for one in kept} == set(range(1, len(kept) + 1))
 
 
 def test_two_runners_do_not_work_on_one_study(tmp_path: Path) -> None:
@@ -113,6 +158,8 @@ def test_two_runners_do_not_work_on_one_study(tmp_path: Path) -> None:
         (["--set", "batchsize=4"], 10, "unknown key 'batchsize' (did you mean 'batch_size'?)"),
         (["--set", "batch_size=many"], 10, "batch_size: input should be a valid integer, got 'many'"),
         (["--set", "vllm.max_num_seqs=4"], 10, "section 'vllm' belongs to another backend"),
+        (["--set", "backend=pytorch"], 10, "contradicts --backend"),
+        (["--memory", "1g"], 2, "it needs --launcher docker"),
         (["--set", "batch_size"], 10, "not of the form field.path=value"),
         (["--set", "batch_size=4", "--set", "batch_size.x=1"], 10, "'batch_size' is a value, not a section"),
         (["--model", "/nowhere/model"], 11, "the model folder /nowhere/model is not there"),

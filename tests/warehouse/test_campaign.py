@@ -62,6 +62,52 @@ def test_the_newest_run_of_a_cycle_counts(tmp_path: Path) -> None:
     assert (group.samples or {})["total_inference_time_sec"] == [1.0, 3.0]
 
 
+def test_an_invalid_run_does_not_replace_a_valid_one(tmp_path: Path) -> None:
+    for number, valid in ((1, True), (2, False)):
+        save(tmp_path / "results", make_result(number, study="s", cycle=1, measurement_valid=valid))
+    (group,) = groups_of(tmp_path)
+    assert (group.n_cycles, group.n_superseded) == (1, 1)
+
+
+def test_a_configuration_is_its_hash_wherever_its_model_lies(tmp_path: Path) -> None:
+    for number, model in ((1, "/here/model"), (2, "/there/model")):
+        result = make_result(number)
+        save(
+            tmp_path / "results",
+            result.model_copy(update={"effective_config": result.effective_config | {"model": model}}),
+        )
+    (group,) = groups_of(tmp_path)
+    assert group.n_cycles == 2
+
+
+def test_warnings_stand_where_the_figures_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, warnings in enumerate(
+        (["short_duration: 1 s. Do.", "not_warmed_up: x. Do."], ["short_duration: 2 s. Do."]), 1
+    ):
+        save(tmp_path / "results", make_result(number, measurement_warnings=warnings))
+    groups_of(tmp_path)
+    capsys.readouterr()
+    assert warehouse("campaign", db=tmp_path / "w.duckdb") == 0
+    assert "warnings: not_warmed_up (1), short_duration (2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_no_figure_is_cut_however_narrow_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for number in (1, 2, 3):
+        save(tmp_path / "results", make_result(number, output_tokens_per_second=186_000.0 + number))
+    groups_of(tmp_path)
+    capsys.readouterr()
+    assert warehouse("campaign", db=tmp_path / "w.duckdb") == 0
+    shown = capsys.readouterr().out
+    assert "\u2026" not in shown
+    words = shown.split()
+    for figure in ("186,002.0", "1.0", "[186,001.0,", "186,003.0]", "[185,999.5,", "186,004.5]"):
+        assert figure in words
+
+
 def test_runs_without_a_study_are_all_cycles(tmp_path: Path) -> None:
     for number in (1, 2):
         save(tmp_path / "results", make_result(number, cycle=1))
@@ -114,7 +160,7 @@ def test_table_names_both_intervals_and_their_worth(
     (energy_line,) = [line for line in shown.splitlines() if "energy per output token" in line]
     assert "0.1378" in energy_line
     assert energy_line.count("[") == 2
-    (ttft_line,) = [line for line in shown.splitlines() if "TTFT" in line]
+    (ttft_line,) = [line for line in shown.splitlines() if "TTFT mean" in line]
     assert ttft_line.split()[3:] == ["-", "-", "-", "-", "0"]
 
 

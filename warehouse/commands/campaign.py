@@ -29,7 +29,7 @@ NOT_MEASURED = "-"
 _COLUMNS = ("mean", "std", "95 % Student t", "95 % percentile bootstrap", "n")
 _WIDEST = 1000
 # Where nobody looks at a terminal, a table that is cut to 80 columns serves nobody.
-_WIDTH_OF_A_FILE = 100
+_WIDTH_OF_A_FILE = 110
 
 
 @click.command("campaign")

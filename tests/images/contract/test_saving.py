@@ -197,6 +197,15 @@ def test_readers_pass_over_dot_names_and_find_failures_too(tmp_path: Path) -> No
     assert list(files.find_directories(tmp_path)) == [tmp_path / "failed", saved]
 
 
+def test_a_stray_sidecar_hides_nothing_and_a_sidecar_alone_is_half_written(tmp_path: Path) -> None:
+    saved = make.result().save(tmp_path).parent
+    alone = tmp_path / "cut-short"
+    alone.mkdir()
+    for folder in (tmp_path, alone):
+        (folder / "requests.parquet").touch()
+    assert list(files.find_directories(tmp_path)) == sorted([saved, alone])
+
+
 def test_a_replaced_file_is_whole_and_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "failure.json"
     files.write_atomic(path, "old")

@@ -109,6 +109,23 @@ def test_a_lost_or_doubled_request_is_no_measurement(edit: Callable[[list[Genera
     assert backend.calls[-1] == "close"
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"output_ids": ()}, "0 output tokens"),
+        ({"output_ids": (1,) * 5, "delivery_s": None}, "5 output tokens, 4 allowed"),
+        ({"delivery_tokens": (1, 1)}, "do not add up"),
+        ({"delivery_tokens": (1, 1, 2)}, "do not add up"),
+        ({"delivery_s": (0.0, 0.0, 0.0)}, "outside the measured window"),
+        ({"delivery_s": (1e9, 1e9, 1e9)}, "outside the measured window"),
+    ],
+)
+def test_a_generation_that_contradicts_itself_is_no_measurement(changes: dict[str, Any], says: str) -> None:
+    backend = FakeBackend(edit=lambda generations: [dataclasses.replace(one, **changes) for one in generations])
+    with pytest.raises(MeasurementFailed, match=says):
+        run(backend)
+
+
 def test_requests_may_come_back_in_any_order() -> None:
     measured = run(FakeBackend(edit=lambda generations: generations[::-1]))
     assert measured.requests["request_index"].to_pylist() == list(range(6))

@@ -14,9 +14,17 @@ pytest.importorskip("torch")
 import torch
 
 from images.contract.config import parse_config
-from images.contract.job import ConfigInvalid, ExitCode, GpuUnusable, JobContext, JobError, ModelUnavailable
+from images.contract.job import (
+    ConfigInvalid,
+    ExitCode,
+    GpuUnusable,
+    JobContext,
+    JobError,
+    ModelUnavailable,
+    OutOfMemory,
+)
 from images.harness.measure import measure
-from images.pytorch.backend import Backend
+from images.pytorch.backend import Backend, _device_errors
 from images.pytorch.tiny_llama import make_model, make_tokenizer
 from tests.images.pytorch.tiny import PROMPTS, load, outputs, requests
 
@@ -201,6 +209,31 @@ def test_a_compiled_model_generates_the_same_tokens(tmp_path: Path, monkeypatch:
 def test_asking_for_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(GpuUnusable, match=r"pytorch\.device"):
         load(pytorch={"device": "cuda"})
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="has a GPU")
+def test_a_job_that_was_given_a_gpu_never_measures_the_cpu() -> None:
+    with pytest.raises(GpuUnusable, match="given GPU-1, but PyTorch"):
+        Backend().load(parse_config({}), JobContext(gpu_uuids=["GPU-1"]))
+
+
+def test_extra_may_not_override_what_has_a_field_of_its_own(folder: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="Set dtype instead"):
+        load(model=str(folder), pytorch={"extra": {"torch_dtype": "float16"}})
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("CUDA error: out of memory", OutOfMemory),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", OutOfMemory),
+        ("CUDA error: no kernel image is available for execution on the device", GpuUnusable),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable", GpuUnusable),
+    ],
+)
+def test_what_cuda_says_becomes_the_right_exit_code(message: str, expected: type[JobError]) -> None:
+    with pytest.raises(expected), _device_errors():
+        raise torch.AcceleratorError(message)
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16")])
