@@ -97,3 +97,14 @@ def test_full_length_is_generated_when_the_end_token_is_ignored(tmp_path: Path) 
     table = pq.read_table(ended.directory / "requests.parquet")
     assert set(table["output_tokens"].to_pylist()) == {8}
     assert set(table["finish_reason"].to_pylist()) == {"length"}
+
+
+def test_noise_comes_from_seed_and_cycle_and_comes_back_with_them() -> None:
+    def window_s(cycle: int) -> float:
+        config = parse_config({"backend": "stub", "stub": {"window_s": 0.4, "noise": 0.5}})
+        measured = measure(config, JobContext(cycle=cycle), "exp_test", Backend(), lambda _: None)
+        return measured.result.total_inference_time_sec
+
+    first, third = window_s(1), window_s(3)
+    assert first - third > 0.1
+    assert window_s(1) == pytest.approx(first, abs=0.04)
