@@ -11,6 +11,8 @@ CYCLES   ?= 3
 LAUNCHER ?= auto
 RESULTS  ?= results
 DB       ?= warehouse.duckdb
+# Name that groups the cycles; a new one each time if empty.
+STUDY    ?=
 # Further `runner run` options, as in ARGS="--set batch_size=4 --memory 8g".
 ARGS     ?=
 
@@ -44,7 +46,10 @@ run: .venv/.host ## measure: BACKEND= MODEL= CYCLES= LAUNCHER=auto|docker|local 
 	        launcher=local; echo "launcher: local processes, because no Docker engine answers ($${answer##*$$'\n'})"
 	    fi
 	fi
-	study=run-$$(date -u +%Y%m%d-%H%M%S)-$$$$
+	case " $(ARGS) " in *" --study"*|*" --output"*|*" --launcher"*|*" --dry-run"*)
+	    echo "ARGS may not hold --study, --output, --launcher or --dry-run; there are knobs for them." >&2; exit 2 ;;
+	esac
+	study=$(or $(STUDY),run-$$(date -u +%Y%m%d-%H%M%S)-$$$$)
 	runner() { $(BIN)/runner run --backend "$(BACKEND)" --model "$(MODEL)" --cycles "$(CYCLES)" --launcher "$$launcher" \
 	    --output "$(RESULTS)" --study $$study "$$@" $(ARGS); }
 	# Wrong knobs are told before minutes of set-up; 125 only says that the set-up is still to come.

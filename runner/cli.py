@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -37,6 +39,12 @@ def cli() -> None:
     """Run measured experiments and keep what they leave."""
 
 
+def _checked_size(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[1-9][0-9]*[bkmg]?", value, re.IGNORECASE):
+        raise click.BadParameter(f"'{value}' is not a size such as 512m or 8g.")
+    return value
+
+
 @cli.command()
 @click.option("--backend", type=click.Choice(BACKENDS), required=True, help="Inference engine to measure.")
 @click.option(
@@ -56,7 +64,9 @@ def cli() -> None:
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=3600, show_default=True, help="Per job (s)."
 )
-@click.option("--memory", metavar="SIZE", help="Most memory of a container, as Docker writes it (8g).")
+@click.option(
+    "--memory", metavar="SIZE", callback=_checked_size, help="Most memory of a container, as Docker writes it (8g)."
+)
 @click.option(
     "--gpus", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="auto: the first GPU."
 )
@@ -102,7 +112,7 @@ def run(
             progress.stop()
             done = sum(outcome.failure is None for outcome in outcomes)
             click.echo(f"study {name}: {done} of {cycles} cycles in {layout.output}")
-        if stop.is_set():
+        if stop.is_set() and (len(outcomes) < cycles or outcomes[-1].failure is not None):
             raise Interrupted("interrupted; the running job was ended.", "Finished cycles are kept.")
     sys.exit(next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0))
 
@@ -120,6 +130,8 @@ def main() -> NoReturn:
     except JobError as error:
         click.echo(f"runner: {error}", err=True)
         sys.exit(int(error.exit_code))
+    except BrokenPipeError:
+        os._exit(int(ExitCode.INTERRUPTED))  # nobody reads what is said; an ordinary exit would say it again
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         click.echo(
@@ -127,6 +139,6 @@ def main() -> NoReturn:
         )
         sys.exit(int(ExitCode.USAGE))
     except (KeyboardInterrupt, click.Abort):
-        click.echo("runner: interrupted before anything ran.", err=True)
+        click.echo("runner: interrupted.", err=True)
         sys.exit(int(ExitCode.INTERRUPTED))
     sys.exit(0)

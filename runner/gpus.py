@@ -38,7 +38,8 @@ def list_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
 def visible(uuids: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Those of `uuids` that CUDA_VISIBLE_DEVICES names, in its order, by index or by UUID or its start.
 
-    As in CUDA, the list ends at the first entry that names no device.
+    As in CUDA, the list ends at the first entry that names no device. An index is taken in PCI order, as with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID; where GPUs of several models are mixed, name them by UUID.
 
     Raises:
         GpuUnusable: a MIG instance, which has no energy of its own.

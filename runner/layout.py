@@ -88,7 +88,7 @@ class Layout:
     """
 
     def __init__(self, output: Path) -> None:
-        self.output = output.expanduser().absolute()
+        self.output = output.expanduser().resolve()
         self._attempts = self.output / _ATTEMPTS
         try:
             self._attempts.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,9 @@ def take_back(folder: Path) -> None:
     """Make everything in `folder` the calling user's, after a container wrote there as another one."""
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent), *(Path(parent) / name for name in (*folders, *names))):
-            os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
+            status = path.lstat()
+            if (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
+                os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
 
 
 def _slug(study: str) -> str:

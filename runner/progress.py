@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import suppress
 
 from rich.console import Console
 from rich.status import Status
 
+from images.contract.files import UnreadableResult
 from images.contract.result import ExperimentResult
 from runner.outcome import Outcome
 from runner.study import Job
@@ -27,13 +29,15 @@ class Progress:
         self._started_s = time.monotonic()
         self._line(f"[{number}/{total}] {job.label}  {job.config.model}")
         if self._console.is_terminal:
-            self._status = self._console.status("starting")
-            self._status.start()
+            with _whoever_reads_it():
+                self._status = self._console.status("starting")
+                self._status.start()
 
     def phase(self, phase: str) -> None:
         elapsed = time.monotonic() - self._started_s
         if self._status is not None:
-            self._status.update(f"{phase} (since {elapsed:.1f} s)")
+            with _whoever_reads_it():
+                self._status.update(f"{phase} (since {elapsed:.1f} s)")
         else:
             self._line(f"      {elapsed:6.1f} s  {phase}")
 
@@ -51,11 +55,21 @@ class Progress:
     def stop(self) -> None:
         """Give the terminal back."""
         if self._status is not None:
-            self._status.stop()
+            with _whoever_reads_it():
+                self._status.stop()
             self._status = None
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with _whoever_reads_it():
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _whoever_reads_it() -> suppress:
+    """A closed pipe or a full disk behind standard error is no reason to give up a measurement.
+
+    rich makes a SystemExit of a broken pipe.
+    """
+    return suppress(OSError, SystemExit)
 
 
 def _describe(outcome: Outcome) -> str:
@@ -64,7 +78,10 @@ def _describe(outcome: Outcome) -> str:
         return f"FAILED ({failure.error_class}, exit code {failure.exit_code}): {failure.message} {failure.advice}"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = ExperimentResult.from_json(outcome.directory)
+        try:
+            result = ExperimentResult.from_json(outcome.directory)
+        except UnreadableResult as error:
+            return f"published, but it cannot be read: {error}"
     figures = [f"window {result.total_inference_time_sec:.1f} s"]
     if result.output_tokens_per_second is not None:
         figures.append(f"{result.output_tokens_per_second:.1f} output tokens/s")

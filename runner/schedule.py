@@ -6,10 +6,11 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from images.contract.job import ExitCode, JobContext, JobError
 from runner.launchers import Ended, Identity, Launcher, LaunchFailed, Running, Slot
-from runner.layout import Attempt, Layout
+from runner.layout import Attempt, Layout, take_back
 from runner.outcome import Outcome, conclude, read_phase, unstarted
 from runner.progress import Progress
 from runner.study import Job
@@ -43,7 +44,7 @@ def run_jobs(
 
     Raises:
         StudyBusy: another runner works on this study.
-        LaunchFailed: what a killed runner left running cannot be ended.
+        LaunchFailed: a job cannot be ended or removed; nothing starts beside it, and the next run goes on with it.
         OSError: the output cannot be written; what was measured stays in its attempt folder for the next run.
     """
     study = jobs[0].study
@@ -52,14 +53,16 @@ def run_jobs(
             raise StudyBusy(
                 f"another runner works on study '{study}' in {layout.output}.", "Wait for it, or use another --study."
             )
-        _recover(launcher, layout, study)
+        _recover(launcher, layout, study, progress)
         for number, job in enumerate(jobs, start=1):
             if stop.is_set():
                 return
             progress.started(job, number, len(jobs))
-            outcome = _run(job, launcher, identity, layout, slot, timeout_s, progress, stop)
+            outcome, problem = _run(job, launcher, identity, layout, slot, timeout_s, progress, stop)
             progress.ended(outcome)
             yield outcome
+            if problem is not None:
+                raise problem
             if outcome.exit_code in _SAME_FOR_EVERY_CYCLE and number < len(jobs):
                 progress.note("the other cycles would fail in the same way and are not run")
                 return
@@ -74,8 +77,11 @@ def _run(
     timeout_s: float,
     progress: Progress,
     stop: threading.Event,
-) -> Outcome:
-    """The attempt's folder goes last, so that a runner killed at any line leaves the next one enough."""
+) -> tuple[Outcome, LaunchFailed | None]:
+    """The outcome, and why the job could not be removed, if so.
+
+    The attempt's folder goes last and only if the job is gone: the next runner finds the job by it.
+    """
     context = _context(job, launcher, identity, slot)
     attempt = layout.new_attempt(job.study, job.cycle, context.attempt)
     attempt.prepare(job.config, context)
@@ -83,23 +89,43 @@ def _run(
         running = launcher.start(job.study, job.config, attempt, slot)
     except LaunchFailed as error:
         outcome = unstarted(job, context, attempt, error, layout)
-        attempt.remove()
-        return outcome
-    ended, timed_out = _wait(running, attempt, timeout_s, progress, stop)
-    running.collect()
-    outcome = conclude(job, context, attempt, ended, layout, timeout_s if timed_out else None)
+        with suppress(LaunchFailed):
+            if not launcher.find([attempt]):
+                attempt.remove()
+        return outcome, None
+    try:
+        ended, timed_out = _wait(running, attempt, timeout_s, progress, stop)
+        running.collect()
+        outcome = conclude(job, context, attempt, ended, layout, timeout_s if timed_out else None)
+    except LaunchFailed:
+        raise  # it may still run: nothing may be taken from it, and nothing may start beside it
+    except BaseException:
+        _abandon(running)
+        raise
     try:
         running.remove()
-        attempt.remove()
     except LaunchFailed as error:
-        progress.note(str(error))
-    return outcome
+        return outcome, error
+    attempt.remove()
+    return outcome, None
+
+
+def _abandon(running: Running) -> None:
+    """End a job whose result cannot be published now; its attempt stays for the next runner."""
+    with suppress(LaunchFailed, OSError):
+        running.kill()
+        running.collect()
+        running.remove()
 
 
 def _wait(
     running: Running, attempt: Attempt, timeout_s: float, progress: Progress, stop: threading.Event
 ) -> tuple[Ended, bool]:
-    """How the job ended, and whether because of the timeout."""
+    """How the job ended, and whether because of the timeout.
+
+    Raises:
+        LaunchFailed: it can neither be watched nor ended.
+    """
     deadline = time.monotonic() + timeout_s
     phase = None
     while (ended := running.poll()) is None and not stop.is_set() and time.monotonic() < deadline:
@@ -109,12 +135,9 @@ def _wait(
         time.sleep(_POLL_S)
     if ended is not None:
         return ended, False
+    progress.note("ending the running job")
     timed_out = not stop.is_set()
-    try:
-        running.kill()
-    except LaunchFailed as error:
-        # Whether it left a whole result can still be seen on disk.
-        return Ended(int(ExitCode.LAUNCHER), log_tail=[str(error)]), timed_out
+    running.kill()
     give_up = time.monotonic() + _AFTER_KILL_S
     while (ended := running.poll()) is None and time.monotonic() < give_up:
         time.sleep(_POLL_S)
@@ -136,29 +159,36 @@ def _context(job: Job, launcher: Launcher, identity: Identity, slot: Slot) -> Jo
     )
 
 
-def _recover(launcher: Launcher, layout: Layout, own_study: str) -> None:
+def _recover(launcher: Launcher, layout: Layout, own_study: str, progress: Progress) -> None:
     """End what killed runners left running, keep what they had finished, and clear the rest away.
 
     A study whose lock is held has a living runner and is left alone, and so is an attempt of another
     launcher, which only that one can end.
     """
-    for study, attempts in layout.attempts().items():
-        ours = [attempt for attempt in attempts if attempt.launcher() in (launcher.name, None)]
+    for study in layout.attempts():
         if layout.is_of(study, own_study):
-            _clear(ours, launcher, layout)
+            _clear(study, launcher, layout, progress)
             continue
         with layout.lock(study) as held:
             if held:
-                _clear(ours, launcher, layout)
+                try:
+                    _clear(study, launcher, layout, progress)
+                except (LaunchFailed, OSError) as error:
+                    progress.note(f"what study {study} left could not be cleared away: {error}")
 
 
-def _clear(attempts: list[Attempt], launcher: Launcher, layout: Layout) -> None:
-    for running in launcher.find(attempts):
+def _clear(study: str, launcher: Launcher, layout: Layout, progress: Progress) -> None:
+    attempts = layout.attempts().get(study, [])  # again, now that the study's lock is held
+    ours = [attempt for attempt in attempts if attempt.launcher() in (launcher.name, None)]
+    for running in launcher.find(ours):
         running.kill()
         running.collect()
         running.remove()
-    for attempt in attempts:
+    for attempt in ours:
+        take_back(attempt.folder)
         finished = attempt.finished_directory()
         if finished is not None:
-            layout.publish(finished)
+            progress.note(
+                f"published what an earlier runner of study {study} had finished: {layout.publish(finished).name}"
+            )
         attempt.remove()

@@ -19,7 +19,7 @@ import numpy as np
 from images.contract import files
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
-from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, MeasurementFailed
+from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, JobError, MeasurementFailed
 from images.contract.result import (
     ComputeMetrics,
     EnergyMetrics,
@@ -99,7 +99,7 @@ def measure(
         raw, rows = summarise_process(config, experiment_id, loaded, workload, window, backend, config_hash, context)
         padding = backend.padding_fraction()
     finally:
-        backend.close()
+        _close(backend)
     result = aggregate_results(
         [raw],
         experiment_id,
@@ -123,6 +123,14 @@ def measure(
         attempt=context.attempt,
     )
     return Measured(result, requests_table(rows))
+
+
+def _close(backend: Backend) -> None:
+    """What was measured is not given up because the engine stumbles on its way out."""
+    try:
+        backend.close()
+    except (JobError, RuntimeError, OSError) as error:
+        log.warning("the backend did not close cleanly: %s", error)
 
 
 def preflight(config: ExperimentConfig) -> None:
@@ -235,6 +243,7 @@ def summarise_process(
     context: JobContext,
 ) -> tuple[RawProcessResult, list[RequestRecord]]:
     """What this process measured, and its per-request rows."""
+    used_gpus = _used_gpus(loaded, context)
     rows = records(workload.requests, window.generations, window.opened_s)
     input_tokens = sum(row.input_tokens for row in rows)
     output_tokens = sum(row.output_tokens for row in rows)
@@ -245,9 +254,9 @@ def summarise_process(
     raw = RawProcessResult(
         experiment_id=experiment_id,
         process_index=0,
-        gpu_id=0 if context.gpu_uuids else None,
-        gpu_uuids=context.gpu_uuids or None,
-        gpu_name=loaded.device if context.gpu_uuids else None,
+        gpu_id=0 if used_gpus else None,
+        gpu_uuids=used_gpus or None,
+        gpu_name=loaded.device if used_gpus else None,
         config_name=config_name,
         model_name=config.model,
         backend=config.backend,
@@ -334,10 +343,15 @@ def _with_model(environment: EnvironmentSnapshot, loaded: LoadedModel, context: 
             "model_commit": loaded.model_commit,
             "observed_settings": dict(loaded.observed_settings),
             "device": loaded.device,
-            "gpu_uuids": context.gpu_uuids or None,
-            "gpu_names": [loaded.device] * len(context.gpu_uuids) or None,
+            "gpu_uuids": _used_gpus(loaded, context) or None,
+            "gpu_names": [loaded.device] * len(_used_gpus(loaded, context)) or None,
         }
     )
+
+
+def _used_gpus(loaded: LoadedModel, context: JobContext) -> list[str]:
+    """The GPUs that the job was given, unless it was told to leave them alone."""
+    return [] if loaded.device in ("cpu", "none") else context.gpu_uuids
 
 
 def _peak_process_memory_mb() -> float:

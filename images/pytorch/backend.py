@@ -95,7 +95,8 @@ class Backend:
 
     def drain(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            with _device_errors():
+                torch.cuda.synchronize(self._device)
 
     def reset_caches(self) -> bool:
         return True  # every call of generate makes its own cache and drops it

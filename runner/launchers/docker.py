@@ -16,7 +16,7 @@ from typing import Any
 
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import DeviceRequest, Mount
+from docker.types import DeviceRequest, LogConfig, Mount
 from requests.exceptions import RequestException
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -44,6 +44,7 @@ LABEL_STUDY = "io.joulehouse.study"
 LABEL_ATTEMPT = "io.joulehouse.attempt"
 _GRACE_S = 8
 _PATIENCE_S = 20
+_LOST_S = 120
 _WAIT_S = 7 * 24 * 3600
 _ROOT_RUNS_AS = 12345
 _UNAVAILABLE = (DockerException, RequestException)
@@ -61,6 +62,7 @@ class DockerJob:
         self._container = container
         self._attempt = attempt
         self._over = threading.Event()
+        self._silent_since_s: float | None = None
 
     def watch(self) -> DockerJob:
         """Wait for the end in a thread: asking again and again would take the CPU from what is measured."""
@@ -69,16 +71,27 @@ class DockerJob:
 
     def poll(self) -> Ended | None:
         if not self._over.is_set():
+            if self._silent_since_s is not None and time.monotonic() - self._silent_since_s > _LOST_S:
+                raise LaunchFailed(
+                    f"the Docker engine has not answered for {_LOST_S} s.",
+                    "Start it and run again; that ends the job, or keeps what it has finished.",
+                )
             return None
         try:
             self._container.reload()
-            log = self._container.logs(tail=LOG_TAIL_LINES).decode(errors="replace")
         except NotFound:
             return Ended(exit_code=137, log_tail=["the container was removed from outside"])
         except _UNAVAILABLE:
-            return None  # the engine restarts or is busy; the job's own timeout bounds this
+            return None
         state = self._container.attrs["State"]
-        return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), log.splitlines())
+        return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), self._log_tail())
+
+    def _log_tail(self) -> list[str]:
+        try:
+            text: str = self._container.logs(tail=LOG_TAIL_LINES).decode(errors="replace")
+        except _UNAVAILABLE as error:
+            return [f"the container's log cannot be read: {_reason(error)}"]
+        return text.splitlines()
 
     def kill(self) -> None:
         self._insist("ended", lambda: self._container.stop(timeout=_GRACE_S))
@@ -97,6 +110,7 @@ class DockerJob:
             except NotFound:
                 break
             except _UNAVAILABLE:
+                self._silent_since_s = self._silent_since_s or time.monotonic()
                 time.sleep(1)
             else:
                 break
@@ -165,17 +179,17 @@ class DockerLauncher:
     def start(self, study: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
         from_hub = config.model != TINY_LLAMA and config.model_path is None and config.backend != "stub"
         uid = os.getuid() or _ROOT_RUNS_AS
-        has_token = from_hub and self._write_token(attempt, uid)
-        if uid != os.getuid():
-            for path in (attempt.folder, attempt.config, attempt.context):
-                os.chown(path, uid, 0)
-        job = None
+        name = f"joulehouse-{attempt.folder.name}"
         try:
+            has_token = from_hub and self._write_token(attempt, uid)
+            if uid != os.getuid():
+                for path in (attempt.folder, attempt.config, attempt.context):
+                    os.chown(path, uid, 0)
             with _launch_errors():
                 container = self._client.containers.create(
                     self._images[config.backend],
                     command=_arguments(),
-                    name=f"joulehouse-{attempt.folder.name}",
+                    name=name,
                     labels={LABEL_STUDY: study, LABEL_ATTEMPT: str(attempt.folder)},
                     user=f"{uid}:0",
                     environment=_environment(from_hub, has_token),
@@ -190,22 +204,25 @@ class DockerLauncher:
                     shm_size="1g",
                     mem_limit=self._memory,
                     memswap_limit=self._memory,
+                    # Whatever the engine's default is, this one can be read, and is bounded.
+                    log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m"}),
                 )
-                job = DockerJob(container, attempt)
                 container.start()
         except BaseException:
-            if job is not None:
-                job.remove()
             attempt.token.unlink(missing_ok=True)
+            # By name: an engine that answers too late may have made it all the same.
+            with contextlib.suppress(*_UNAVAILABLE):
+                self._client.containers.get(name).remove(force=True, v=True)
+            take_back(attempt.folder)
             raise
-        return job.watch()
+        return DockerJob(container, attempt).watch()
 
     def find(self, attempts: list[Attempt]) -> list[Running]:
         known = {str(attempt.folder): attempt for attempt in attempts}
         if not known:
             return []
         with _launch_errors():
-            containers = self._client.containers.list(all=True, filters={"label": LABEL_ATTEMPT})
+            containers = self._client.containers.list(all=True, filters={"label": LABEL_ATTEMPT}, ignore_removed=True)
         return [
             DockerJob(container, known[folder])
             for container in containers
@@ -269,23 +286,24 @@ def _mounts(config: ExperimentConfig, attempt: Attempt) -> list[Mount]:
 
 
 def _require_readable(config: ExperimentConfig) -> None:
-    """Containers of root's run as another user, who must be able to read the model."""
-    if os.getuid() != 0 or config.model_path is None:
+    """Containers of root's run as another user, who must be able to read the local files."""
+    if os.getuid() != 0:
         return
-    for path in (config.model_path, *config.model_path.rglob("*")):
+    model = [] if config.model_path is None else [config.model_path, *config.model_path.rglob("*")]
+    for path in model if config.prompt_file is None else [*model, config.prompt_file]:
         status = path.stat() if path.exists() else None
         if status is None or status.st_mode & 0o004 or (status.st_gid == 0 and status.st_mode & 0o040):
             continue
         raise LaunchFailed(
             f"{path} is not readable by the container's user (uid {_ROOT_RUNS_AS}, gid 0).",
-            f"Run `chmod -R a+rX {config.model_path}`, or use --launcher local.",
+            "Run `chmod -R a+rX` on it, or use --launcher local.",
         )
 
 
 def _link_targets(folder: Path) -> list[Path]:
-    """Folders outside `folder` that its links lead to, as those of a hub's cache do."""
-    targets = {path.resolve().parent for path in folder.rglob("*") if path.is_symlink()}
-    return sorted(target for target in targets if not target.is_relative_to(folder) and target.is_dir())
+    """Files outside `folder` that its links lead to, as those of a hub's cache do."""
+    targets = {path.resolve() for path in folder.rglob("*") if path.is_symlink()}
+    return sorted(target for target in targets if not target.is_relative_to(folder) and target.is_file())
 
 
 def _device_requests(slot: Slot) -> list[DeviceRequest]:

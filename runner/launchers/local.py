@@ -54,8 +54,13 @@ class LocalJob:
         deadline = time.monotonic() + _GRACE_S
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        self._signal(signal.SIGKILL)  # the whole group: a job may have left children
+        self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + _GRACE_S
         while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise LaunchFailed(
+                    f"process {self._pid} cannot be ended; it hangs in the kernel.", "Check the GPU and its driver."
+                )
             time.sleep(_POLL_S)
 
     def collect(self) -> None:
@@ -64,11 +69,12 @@ class LocalJob:
     def remove(self) -> None:
         if self.poll() is None:
             self.kill()
+        self._signal(signal.SIGKILL)  # its group: it may have left children behind
 
     def _signal(self, number: signal.Signals) -> None:
         try:
             os.killpg(self._pid, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from images.contract.job import ExitCode
+from runner.launchers.local import LocalJob
 from runner.layout import Layout
 from tests.runner.command import RUNNER, failures, leftovers, results, runner
 
@@ -106,6 +107,43 @@ def test_a_runner_leaves_the_jobs_of_a_living_one_alone(tmp_path: Path) -> None:
     assert {one.study for one in results(tmp_path)} == {"first", "second"}
 
 
+def test_a_reader_that_goes_away_costs_nothing(tmp_path: Path) -> None:
+    command = [*RUNNER, *STUB, "--output", str(tmp_path), "--cycles", "2", "--set", "stub.window_s=0.5"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+
+    assert process.wait(timeout=30) == 0
+    assert len(results(tmp_path)) == 2
+    assert leftovers(tmp_path) == []
+
+
+def test_an_output_is_the_same_by_any_of_its_names(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    process = _started(tmp_path / "link", "first", "--cycles", "1", "--set", "stub.hang=interruptible")
+    _wait_until(lambda: _jobs_of(tmp_path / "real") != [])
+    process.kill()
+    process.wait()
+
+    assert runner(*STUB, "--output", tmp_path / "real", "--cycles", "1").code == 0
+
+    assert _jobs_of(tmp_path / "real") == []
+
+
+def test_children_of_a_job_do_not_outlive_it(tmp_path: Path) -> None:
+    attempt = Layout(tmp_path).new_attempt("s", 1, 1)
+    process = subprocess.Popen(["sh", "-c", "sleep 61 & echo $!"], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.wait()
+
+    LocalJob(process.pid, attempt, process).remove()
+
+    _wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
 def test_a_runner_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     command = ["nohup", *RUNNER, *STUB, "--output", str(tmp_path), "--cycles", "1", "--set", "stub.window_s=1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -160,6 +198,7 @@ def test_two_runners_do_not_work_on_one_study(tmp_path: Path) -> None:
         (["--set", "vllm.max_num_seqs=4"], 10, "section 'vllm' belongs to another backend"),
         (["--set", "backend=pytorch"], 10, "contradicts --backend"),
         (["--memory", "1g"], 2, "it needs --launcher docker"),
+        (["--memory", "much"], 2, "'much' is not a size such as 512m or 8g"),
         (["--set", "batch_size"], 10, "not of the form field.path=value"),
         (["--set", "batch_size=4", "--set", "batch_size.x=1"], 10, "'batch_size' is a value, not a section"),
         (["--model", "/nowhere/model"], 11, "the model folder /nowhere/model is not there"),

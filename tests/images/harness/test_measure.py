@@ -126,6 +126,17 @@ def test_a_generation_that_contradicts_itself_is_no_measurement(changes: dict[st
         run(backend)
 
 
+def test_the_cpu_of_a_machine_with_gpus_is_not_called_a_gpu() -> None:
+    on_cpu = FakeBackend(loaded=dataclasses.replace(loaded_model(), device="cpu"))
+    on_gpu = FakeBackend(loaded=dataclasses.replace(loaded_model(), device="Fast GPU"))
+    context = JobContext(gpu_uuids=["GPU-1"])
+    cpu, gpu = (run(backend, context=context).result.environment_snapshot for backend in (on_cpu, on_gpu))
+    assert cpu is not None
+    assert gpu is not None
+    assert (cpu.gpu_uuids, cpu.gpu_names) == (None, None)
+    assert (gpu.gpu_uuids, gpu.gpu_names) == (["GPU-1"], ["Fast GPU"])
+
+
 def test_requests_may_come_back_in_any_order() -> None:
     measured = run(FakeBackend(edit=lambda generations: generations[::-1]))
     assert measured.requests["request_index"].to_pylist() == list(range(6))
