@@ -24,7 +24,7 @@ from runner.launchers.local import LocalLauncher
 from runner.layout import Layout
 from runner.outcome import Outcome
 from runner.progress import Progress
-from runner.schedule import run_jobs
+from runner.schedule import Run, run_jobs
 from runner.study import make_config, plan_jobs
 
 LAUNCHERS: dict[str, Callable[[str | None], Launcher]] = {
@@ -106,7 +106,7 @@ def run(
     outcomes: list[Outcome] = []
     with ending_signals() as stop:
         try:
-            for outcome in run_jobs(jobs, chosen, identity, layout, slot, timeout, progress, stop):
+            for outcome in run_jobs(jobs, Run(chosen, identity, layout, slot, timeout, progress, stop)):
                 outcomes.append(outcome)
         finally:
             progress.stop()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from images.contract.job import ExitCode, JobContext, JobError
 from runner.launchers import Ended, Identity, Launcher, LaunchFailed, Running, Slot
@@ -24,23 +25,28 @@ class StudyBusy(JobError):
     exit_code = ExitCode.USAGE
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    launcher: Launcher,
-    identity: Identity,
-    layout: Layout,
-    slot: Slot,
-    timeout_s: float,
-    progress: Progress,
-    stop: threading.Event,
-) -> Iterator[Outcome]:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all jobs of one call of the runner share.
+
+    Attributes:
+        timeout_s: a job that runs longer is ended (s).
+        stop: asks the run to end: the running job is ended first.
+    """
+
+    launcher: Launcher
+    identity: Identity
+    layout: Layout
+    slot: Slot
+    timeout_s: float
+    progress: Progress
+    stop: threading.Event
+
+
+def run_jobs(jobs: Sequence[Job], run: Run) -> Iterator[Outcome]:
     """Yield each job's outcome as soon as it is published.
 
-    Ends early when `stop` is set (the running job is ended first), and after a failure that every
-    further cycle would repeat.
-
-    Args:
-        timeout_s: a job that runs longer is ended (s).
+    Ends early when asked to, and after a failure that every further cycle would repeat.
 
     Raises:
         StudyBusy: another runner works on this study.
@@ -48,55 +54,47 @@ def run_jobs(
         OSError: the output cannot be written; what was measured stays in its attempt folder for the next run.
     """
     study = jobs[0].study
-    with layout.lock(study) as held:
+    with run.layout.lock(study) as held:
         if not held:
             raise StudyBusy(
-                f"another runner works on study '{study}' in {layout.output}.", "Wait for it, or use another --study."
+                f"another runner works on study '{study}' in {run.layout.output}.",
+                "Wait for it, or use another --study.",
             )
-        _recover(launcher, layout, study, progress)
+        _recover(run, study)
         for number, job in enumerate(jobs, start=1):
-            if stop.is_set():
+            if run.stop.is_set():
                 return
-            progress.started(job, number, len(jobs))
-            outcome, problem = _run(job, launcher, identity, layout, slot, timeout_s, progress, stop)
-            progress.ended(outcome)
+            run.progress.started(job, number, len(jobs))
+            outcome, problem = _run_one(job, run)
+            run.progress.ended(outcome)
             yield outcome
             if problem is not None:
                 raise problem
             if outcome.exit_code in _SAME_FOR_EVERY_CYCLE and number < len(jobs):
-                progress.note("the other cycles would fail in the same way and are not run")
+                run.progress.note("the other cycles would fail in the same way and are not run")
                 return
 
 
-def _run(
-    job: Job,
-    launcher: Launcher,
-    identity: Identity,
-    layout: Layout,
-    slot: Slot,
-    timeout_s: float,
-    progress: Progress,
-    stop: threading.Event,
-) -> tuple[Outcome, LaunchFailed | None]:
+def _run_one(job: Job, run: Run) -> tuple[Outcome, LaunchFailed | None]:
     """The outcome, and why the job could not be removed, if so.
 
     The attempt's folder goes last and only if the job is gone: the next runner finds the job by it.
     """
-    context = _context(job, launcher, identity, slot)
-    attempt = layout.new_attempt(job.study, job.cycle, context.attempt)
+    context = _context(job, run)
+    attempt = run.layout.new_attempt(job.study, job.cycle, context.attempt)
     attempt.prepare(job.config, context)
     try:
-        running = launcher.start(job.study, job.config, attempt, slot)
+        running = run.launcher.start(job.study, job.config, attempt, run.slot)
     except LaunchFailed as error:
-        outcome = unstarted(job, context, attempt, error, layout)
+        outcome = unstarted(job, context, attempt, error, run.layout)
         with suppress(LaunchFailed):
-            if not launcher.find([attempt]):
+            if not run.launcher.find([attempt]):
                 attempt.remove()
         return outcome, None
     try:
-        ended, timed_out = _wait(running, attempt, timeout_s, progress, stop)
+        ended, timed_out = _wait(running, attempt, run)
         running.collect()
-        outcome = conclude(job, context, attempt, ended, layout, timeout_s if timed_out else None)
+        outcome = conclude(job, context, attempt, ended, run.layout, run.timeout_s if timed_out else None)
     except LaunchFailed:
         raise  # it may still run: nothing may be taken from it, and nothing may start beside it
     except BaseException:
@@ -118,25 +116,23 @@ def _abandon(running: Running) -> None:
         running.remove()
 
 
-def _wait(
-    running: Running, attempt: Attempt, timeout_s: float, progress: Progress, stop: threading.Event
-) -> tuple[Ended, bool]:
+def _wait(running: Running, attempt: Attempt, run: Run) -> tuple[Ended, bool]:
     """How the job ended, and whether because of the timeout.
 
     Raises:
         LaunchFailed: it can neither be watched nor ended.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + run.timeout_s
     phase = None
-    while (ended := running.poll()) is None and not stop.is_set() and time.monotonic() < deadline:
+    while (ended := running.poll()) is None and not run.stop.is_set() and time.monotonic() < deadline:
         if (latest := read_phase(attempt)) not in (None, phase):
             phase = latest
-            progress.phase(str(phase))
+            run.progress.phase(str(phase))
         time.sleep(_POLL_S)
     if ended is not None:
         return ended, False
-    progress.note("ending the running job")
-    timed_out = not stop.is_set()
+    run.progress.note("ending the running job")
+    timed_out = not run.stop.is_set()
     running.kill()
     give_up = time.monotonic() + _AFTER_KILL_S
     while (ended := running.poll()) is None and time.monotonic() < give_up:
@@ -144,43 +140,43 @@ def _wait(
     return ended or Ended(int(ExitCode.INTERRUPTED)), timed_out
 
 
-def _context(job: Job, launcher: Launcher, identity: Identity, slot: Slot) -> JobContext:
+def _context(job: Job, run: Run) -> JobContext:
     return JobContext(
         study=job.study,
         cycle=job.cycle,
         measurement_config_hash=job.config_hash,
-        image_name=identity.image_name,
-        image_id=identity.image_id,
-        image_repo_digest=identity.image_repo_digest,
-        git_revision=identity.git_revision,
-        launcher=launcher.name,
-        gpu_uuids=list(slot.gpu_uuids),
+        image_name=run.identity.image_name,
+        image_id=run.identity.image_id,
+        image_repo_digest=run.identity.image_repo_digest,
+        git_revision=run.identity.git_revision,
+        launcher=run.launcher.name,
+        gpu_uuids=list(run.slot.gpu_uuids),
         node=platform.node(),
     )
 
 
-def _recover(launcher: Launcher, layout: Layout, own_study: str, progress: Progress) -> None:
+def _recover(run: Run, own_study: str) -> None:
     """End what killed runners left running, keep what they had finished, and clear the rest away.
 
     A study whose lock is held has a living runner and is left alone, and so is an attempt of another
     launcher, which only that one can end.
     """
-    for study in layout.attempts():
-        if layout.is_of(study, own_study):
-            _clear(study, launcher, layout, progress)
+    for study in run.layout.attempts():
+        if run.layout.is_of(study, own_study):
+            _clear(study, run)
             continue
-        with layout.lock(study) as held:
+        with run.layout.lock(study) as held:
             if held:
                 try:
-                    _clear(study, launcher, layout, progress)
+                    _clear(study, run)
                 except (LaunchFailed, OSError) as error:
-                    progress.note(f"what study {study} left could not be cleared away: {error}")
+                    run.progress.note(f"what study {study} left could not be cleared away: {error}")
 
 
-def _clear(study: str, launcher: Launcher, layout: Layout, progress: Progress) -> None:
-    attempts = layout.attempts().get(study, [])  # again, now that the study's lock is held
-    ours = [attempt for attempt in attempts if attempt.launcher() in (launcher.name, None)]
-    for running in launcher.find(ours):
+def _clear(study: str, run: Run) -> None:
+    attempts = run.layout.attempts().get(study, [])  # again, now that the study's lock is held
+    ours = [attempt for attempt in attempts if attempt.launcher() in (run.launcher.name, None)]
+    for running in run.launcher.find(ours):
         running.kill()
         running.collect()
         running.remove()
@@ -188,7 +184,7 @@ def _clear(study: str, launcher: Launcher, layout: Layout, progress: Progress) -
         take_back(attempt.folder)
         finished = attempt.finished_directory()
         if finished is not None:
-            progress.note(
-                f"published what an earlier runner of study {study} had finished: {layout.publish(finished).name}"
+            run.progress.note(
+                f"published what an earlier runner of study {study} had finished: {run.layout.publish(finished).name}"
             )
         attempt.remove()

@@ -19,7 +19,7 @@ from runner.launchers import Slot
 from runner.launchers.docker import DockerLauncher, image_name
 from runner.layout import Layout
 from runner.progress import Progress
-from runner.schedule import run_jobs
+from runner.schedule import Run, run_jobs
 from runner.study import plan_jobs
 from tests.bench.figures import REPEATS, Figure
 from tests.docker_engine import ROOT, build_image
@@ -88,6 +88,8 @@ def _launched(folder: Path) -> float:
         progress = Progress(Console(file=nowhere))
         started = time.perf_counter()
         identity = launcher.check(jobs[0].config)
-        outcomes = list(run_jobs(jobs, launcher, identity, Layout(folder), Slot(), 60.0, progress, threading.Event()))
+        outcomes = list(
+            run_jobs(jobs, Run(launcher, identity, Layout(folder), Slot(), 60.0, progress, threading.Event()))
+        )
     assert [outcome.exit_code for outcome in outcomes] == [0]
     return time.perf_counter() - started

@@ -23,7 +23,7 @@ from runner.launchers.docker import DockerLauncher
 from runner.layout import Attempt, Layout
 from runner.outcome import Outcome
 from runner.progress import Progress
-from runner.schedule import run_jobs
+from runner.schedule import Run, run_jobs
 from runner.study import Job
 from tests.docker_engine import containers_of, docker_command
 from tests.runner.command import leftovers, results
@@ -207,4 +207,4 @@ def _run(
 ) -> list[Outcome]:
     with Path(os.devnull).open("w") as nowhere:
         progress = Progress(Console(file=nowhere))
-        return list(run_jobs(jobs, launcher, identity, layout, Slot(), timeout_s, progress, threading.Event()))
+        return list(run_jobs(jobs, Run(launcher, identity, layout, Slot(), timeout_s, progress, threading.Event())))
