@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +63,11 @@ class Backend:
             tokenizer, self._model = self._make() if config.model == TINY_LLAMA else self._read()
             self._model.eval().to(self._device)
         if self._options.torch_compile:
+            if not (os.environ.get("CXX") or shutil.which("g++")):
+                raise ConfigInvalid(
+                    "pytorch.torch_compile needs a C++ compiler, and there is none.",
+                    "Install g++, or use --launcher docker: the image has one.",
+                )
             self._model.compile()
         self._eos_ids = _eos_ids(self._model, tokenizer)
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._eos_ids, default=0)

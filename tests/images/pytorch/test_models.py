@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ def test_attention_implementations_agree_in_float32(attention: str) -> None:
     assert greedy(pytorch={"attn_implementation": attention}) == greedy()
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_a_compiled_model_generates_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     asked = requests(PROMPTS[:1], max_output_tokens=2, ignore_eos=True)
@@ -203,6 +205,13 @@ def test_a_compiled_model_generates_the_same_tokens(tmp_path: Path, monkeypatch:
     compiled, _ = load(pytorch={"torch_compile": True})
     assert outputs(compiled.run(asked)) == outputs(plain.run(asked))
     assert compiled._model._compiled_call_impl is not None
+
+
+def test_compiling_without_a_compiler_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigInvalid, match="needs a C\\+\\+ compiler"):
+        load(pytorch={"torch_compile": True})
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="has a GPU")
