@@ -15,7 +15,6 @@ from runner.launchers import Ended, LaunchFailed
 from runner.layout import Attempt, Layout
 from runner.study import Job
 
-TIMED_OUT = "TimedOut"
 Cause: TypeAlias = tuple[str, int, str, str]
 """Error class, exit code, message, advice."""
 _SIGNALLED = range(129, 160)
@@ -113,7 +112,7 @@ def _cause(ended: Ended, timed_out_after_s: float | None) -> Cause:
         return "OutOfMemory", int(ExitCode.OUT_OF_MEMORY), "the container was killed for using too much memory.", advice
     if timed_out_after_s is not None:
         message = f"no result after {timed_out_after_s:g} s; the job was ended."
-        return TIMED_OUT, int(ExitCode.MEASUREMENT_FAILED), message, "Raise --timeout, or look at the log for a hang."
+        return "TimedOut", int(ExitCode.MEASUREMENT_FAILED), message, "Raise --timeout, or look at the log for a hang."
     if code in _SIGNALLED:
         message = f"the job was killed from outside (signal {code - 128})."
         return "Killed", int(ExitCode.INTERRUPTED), message, "Run it again; if it was memory, lower batch_size."
