@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from images.contract import files
 from images.contract.failure import JobFailure
 from images.contract.files import UnreadableResult
-from images.contract.result import ExperimentResult, RawProcessResult
+from images.contract.parts import RawProcessResult
+from images.contract.result import ExperimentResult
 
 Row = dict[str, Any]
 

@@ -14,12 +14,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from images.contract.files import COMPLETED_PREFIX, RAW_FOLDER
-from images.contract.result import (
+from images.contract.parts import (
     AggregationMetadata,
-    CompletenessReport,
     EnergyBreakdown,
     EnvironmentSnapshot,
-    ExperimentResult,
     ExtendedEfficiencyMetrics,
     LatencyStatistics,
     Methodology,
@@ -28,6 +26,7 @@ from images.contract.result import (
     ThermalThrottleInfo,
     WarmupResult,
 )
+from images.contract.result import CompletenessReport, ExperimentResult
 
 MIN_REQUESTS_P95 = 40
 MIN_REQUESTS_P99 = 200

@@ -20,6 +20,8 @@ from images.contract.job import ConfigInvalid, ModelUnavailable, only_json
 
 BackendName = Literal["pytorch", "vllm", "trt", "stub"]
 BACKENDS: tuple[BackendName, ...] = ("pytorch", "vllm", "trt", "stub")
+STAMPING_BACKENDS = frozenset({"pytorch", "stub"})
+"""Backends that put a time stamp on every token."""
 TINY_LLAMA = "builtin:tiny-llama"
 _LOCAL_PREFIXES = ("/", "./", "../", "~")
 
@@ -85,6 +87,13 @@ class Baseline(_Part):
     seconds: float = Field(30.0, ge=1.0, description="length of each idle measurement (s)")
 
 
+class CoolDownGate(_Part):
+    """Wait until every GPU of the job is cool, before anything else."""
+
+    max_temperature_c: float | None = Field(None, gt=0.0, description="wait for this; null does not wait (degrees C)")
+    timeout_s: float = Field(300.0, gt=0.0, description="measure all the same after this time (s)")
+
+
 class Measurement(_Part):
     """How it is measured."""
 
@@ -96,6 +105,9 @@ class Measurement(_Part):
     sample_interval_ms: int = Field(100, ge=1, description="power sampling interval (ms)")
     energy: Literal["auto", "nvml", "none"] = Field("auto", description="auto uses NVML where it answers")
     min_window_s: float = Field(0.0, ge=0.0, description="repeat whole passes until the window is this long (s)")
+    window_skip_s: float = Field(10.0, ge=0.0, description="windowed only: leave out this much at the start (s)")
+    window_length_s: float = Field(30.0, gt=0.0, description="windowed only: and describe this much after it (s)")
+    cool_down: CoolDownGate = CoolDownGate()
 
 
 class _Options(_Part):
@@ -193,6 +205,15 @@ class ExperimentConfig(_Part):
                 f"Remove it, or set backend: {foreign[0]}"
             )
         return data if data.get(backend) is not None else {**data, backend: {}}
+
+    @model_validator(mode="after")
+    def _stamps_what_it_selects_by(self) -> Self:
+        if self.measurement.methodology != "total" and self.backend not in STAMPING_BACKENDS:
+            raise ValueError(
+                f"methodology {self.measurement.methodology} needs a time stamp on every token, which backend "
+                f"'{self.backend}' does not give; set measurement.methodology: total"
+            )
+        return self
 
     @property
     def model_path(self) -> Path | None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from images.contract import files
-from images.contract.result import UtcDatetime, misfit
+from images.contract.parts import UtcDatetime
+from images.contract.result import misfit
 
 
 def _storable(text: str) -> str:

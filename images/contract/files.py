@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +29,7 @@ TIMESERIES_FILE = "timeseries.parquet"
 REQUESTS_FILE = "requests.parquet"
 RAW_FOLDER = "raw"
 COMPLETED_PREFIX = ".completed_"
+"""Last file of a process in a folder of raw results: nothing of it is missing."""
 
 MAX_NAME = 80
 _TIMESTAMP = "%Y-%m-%dT%H-%M-%SZ"
@@ -106,8 +107,7 @@ def save_directory(output_dir: Path, name: str, documents: Mapping[str, str], ta
         for file, text in documents.items():
             _write_synced(scratch / file, text.encode())
         for file, table in tables.items():
-            pq.write_table(_conform(table, SIDECAR_SCHEMAS[file], file), scratch / file, compression="zstd")
-            _sync(scratch / file)
+            write_table(scratch / file, table, file)
         _sync(scratch)
         return publish(scratch, output_dir, name)
     except BaseException:
@@ -143,6 +143,17 @@ def write_atomic(path: Path, text: str) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: Table, kind: str) -> None:
+    """Write and sync one Parquet file with the columns of the sidecar `kind`.
+
+    Raises:
+        ValueError: the table does not fit.
+        OSError: cannot be written.
+    """
+    pq.write_table(_conform(table, SIDECAR_SCHEMAS[kind], kind), path, compression="zstd")
+    _sync(path)
 
 
 def result_file(path: Path) -> Path:
@@ -181,15 +192,28 @@ def requests_table(columns: Mapping[str, list[Any]]) -> Table:
     return pa.table(dict(columns), schema=REQUESTS_SCHEMA)
 
 
-def load_table(directory: Path, file: str) -> Table:
+def timeseries_table(columns: Mapping[str, Any]) -> Table:
+    """The rows of timeseries.parquet from an array or list per column of ``TIMESERIES_SCHEMA``."""
+    return pa.table(dict(columns), schema=TIMESERIES_SCHEMA)
+
+
+def concat_tables(tables: Sequence[Table]) -> Table:
+    """All rows of tables of one schema, in order."""
+    return pa.concat_tables(tables)
+
+
+def load_table(directory: Path, file: str, kind: str | None = None) -> Table:
     """Read a sidecar named by its result, as its schema has it.
+
+    Args:
+        kind: the sidecar whose schema it has, if its own name does not say.
 
     Raises:
         UnreadableResult: damaged, or columns are missing.
         FileNotFoundError: not there.
     """
     path = directory / file
-    schema = SIDECAR_SCHEMAS.get(file)
+    schema = SIDECAR_SCHEMAS.get(kind or file)
     try:
         # Opened by us, because Arrow takes no path that is not UTF-8; one thread, because files are small and many.
         with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:

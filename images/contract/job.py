@@ -124,7 +124,12 @@ class JobContext(BaseModel):
     image_repo_digest: str | None = Field(None, description="registry digest; None if never pushed")
     git_revision: str | None = Field(None, description="joulehouse's git revision")
     launcher: str | None = Field(None, description="local, docker or kubernetes")
-    gpu_uuids: list[str] = Field(default_factory=list, description="GPUs given to the job; empty is the CPU")
+    gpu_uuids: list[str] | None = Field(
+        None, description="GPUs given to the job, in its order; empty is the CPU; None: the job looks for itself"
+    )
+    foreign_processes: list[str] = Field(
+        default_factory=list, description="processes of others on these GPUs, as the host saw them at the start"
+    )
     node: str | None = Field(None, description="host name of the machine")
     pod: str | None = Field(None, description="Kubernetes pod name")
 

@@ -6,216 +6,35 @@ The models are passive: warnings and validity are decided while measuring and ha
 from __future__ import annotations
 
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from images.contract import files
 from images.contract.files import Table, UnreadableResult
 from images.contract.job import only_json
+from images.contract.parts import (
+    AggregationMetadata,
+    EnergyBreakdown,
+    EnergySource,
+    EnvironmentSnapshot,
+    ExtendedEfficiencyMetrics,
+    LatencyStatistics,
+    Methodology,
+    MultiGPUMetrics,
+    RawProcessResult,
+    Record,
+    SidecarName,
+    ThermalThrottleInfo,
+    UtcDatetime,
+    WarmupResult,
+)
 
 SCHEMA_VERSION = "2.0"
 
 
-def _utc(time: datetime) -> datetime:
-    try:
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{time.isoformat()} is outside the calendar when read as UTC") from None
-
-
-def _plain_name(name: str | None) -> str | None:
-    if name is not None and (name != Path(name).name or name[:1] in ("", ".") or "\\" in name or "\0" in name):
-        raise ValueError(f"must be the name of a file beside result.json, not a path: {name!r}")
-    return name
-
-
-UtcDatetime = Annotated[datetime, AfterValidator(_utc)]
-"""Aware, UTC; a naive time is read as UTC."""
-SidecarName = Annotated[str | None, AfterValidator(_plain_name)]
-Methodology = Literal["total", "steady_state", "windowed"]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Timestamps(_Record):
-    """Open and close of one process's measured window."""
-
-    start: UtcDatetime
-    end: UtcDatetime
-    duration_sec: float = Field(description="s")
-
-    @classmethod
-    def from_times(cls, start: datetime, end: datetime) -> Self:
-        """Both times and the seconds between them."""
-        return cls(start=start, end=end, duration_sec=(_utc(end) - _utc(start)).total_seconds())
-
-
-class InferenceMetrics(_Record):
-    """Work done by one process in the measured window."""
-
-    total_tokens: int = Field(description="input + output tokens; padding never counts (tokens)")
-    total_prompts: int = Field(description="requests finished (requests)")
-    avg_tokens_per_second: float = Field(description="total_tokens / total_inference_time_sec (tokens/s)")
-    total_inference_time_sec: float = Field(description="close - open of the window (s)")
-    input_tokens: int | None = Field(None, description="tokens")
-    output_tokens: int | None = Field(None, description="ids generated up to and including EOS (tokens)")
-    cached_input_tokens: int | None = Field(None, description="input tokens served from a cache (tokens)")
-
-
-class EnergyMetrics(_Record):
-    """Energy of one process's devices in the measured window; None without a meter."""
-
-    total_energy_joules: float | None = Field(description="J")
-    avg_power_watts: float | None = Field(description="W")
-    energy_per_token_joules: float | None = Field(description="per total token (J/token)")
-
-
-class ComputeMetrics(_Record):
-    """Arithmetic done and memory held by one process."""
-
-    total_flops: float | None = Field(description="multiply-add counts 2 (FLOP)")
-    peak_memory_mb: float | None = Field(description="peak device memory, or process memory on CPU (MB, 10^6 bytes)")
-    flops_method: str | None = Field(None, description="architecture or parameters_2N")
-
-
-class RawProcessResult(_Record):
-    """What one process measured; written by itself, aggregated later."""
-
-    experiment_id: str
-    process_index: int = Field(ge=0, description="rank, from 0")
-    gpu_id: int | None = Field(description="index of the first device; None on CPU")
-    config_name: str
-    model_name: str
-    timestamps: Timestamps
-    inference_metrics: InferenceMetrics
-    energy_metrics: EnergyMetrics
-    compute_metrics: ComputeMetrics
-    backend: str = "pytorch"
-    gpu_uuids: list[str] | None = None
-    gpu_name: str | None = None
-    energy_per_device_j: list[float] | None = Field(None, description="J, in the order of gpu_uuids")
-    per_request_latencies_ms: list[float] = Field(default_factory=list, description="end to end (ms)")
-    gpu_utilisation_samples: list[float] = Field(default_factory=list, description="percent")
-    ttft_ms: list[float] | None = Field(None, description="raw only, dropped from result.json (ms)")
-    itl_ms: list[float] | None = Field(None, description="raw only, dropped from result.json (ms)")
-
-
-class AggregationMetadata(_Record):
-    """How process results were merged."""
-
-    method: str = "sum_energy_avg_throughput"
-    num_processes: int = Field(description="processes merged (processes)")
-    temporal_overlap_verified: bool = False
-    gpu_attribution_verified: bool = False
-    warnings: list[str] = Field(default_factory=list)
-
-
-class LatencyStatistics(_Record):
-    """TTFT (arrival to first output token) per request and ITL (every gap between deliveries, pooled).
-
-    Percentiles interpolate linearly (Hyndman and Fan 1996, type 7). p95 needs 40 requests and p99 needs
-    200; below that the value is stored and flagged in measurement_warnings.
-    """
-
-    ttft_mean_ms: float | None = Field(None, description="ms")
-    ttft_p50_ms: float | None = Field(None, description="ms")
-    ttft_p95_ms: float | None = Field(None, description="ms")
-    ttft_p99_ms: float | None = Field(None, description="ms")
-    ttft_min_ms: float | None = Field(None, description="ms")
-    ttft_max_ms: float | None = Field(None, description="ms")
-    ttft_samples: int = Field(0, description="requests")
-    itl_mean_ms: float | None = Field(None, description="ms")
-    itl_p50_ms: float | None = Field(None, description="ms")
-    itl_p95_ms: float | None = Field(None, description="ms")
-    itl_p99_ms: float | None = Field(None, description="ms")
-    itl_min_ms: float | None = Field(None, description="ms")
-    itl_max_ms: float | None = Field(None, description="ms")
-    itl_samples: int = Field(0, description="gaps")
-
-
-class WarmupResult(_Record):
-    """Whether throughput had become steady before the window opened."""
-
-    converged: bool = Field(description="True: under the threshold; False: the cap on rounds was reached")
-    final_cv: float | None = Field(description="coefficient of variation over the last `window` rounds; None if fewer")
-    target_cv: float = Field(description="coefficient of variation that counts as steady")
-    iterations_completed: int = Field(description="rounds")
-    max_rounds: int = Field(description="cap (rounds)")
-    tokens_per_second: list[float] = Field(default_factory=list, description="of each round (tokens/s)")
-
-
-class EnergyBreakdown(_Record):
-    """Both energy methods and the error bound of the figure."""
-
-    counter_j: float | None = Field(None, description="by the energy counter (J)")
-    integral_j: float | None = Field(None, description="by the power integral (J)")
-    ratio: float | None = Field(None, description="counter_j / integral_j")
-    bound_j: float | None = Field(None, description="bound of the error of total_energy_j (J)")
-    baseline_power_before_w: float | None = Field(None, description="W")
-    baseline_power_after_w: float | None = Field(None, description="W")
-
-
-class MultiGPUMetrics(_Record):
-    """Energy over several devices."""
-
-    num_gpus: int = Field(description="devices used (GPUs)")
-    energy_per_gpu_j: list[float] | None = Field(None, description="J")
-
-
-class ThermalThrottleInfo(_Record):
-    """Throttling seen in the window."""
-
-    reasons: list[str] = Field(default_factory=list)
-    throttle_duration_sec: float | None = Field(None, description="s")
-    max_temperature_c: float | None = Field(None, description="degrees C")
-
-
-class ExtendedEfficiencyMetrics(_Record):
-    """Further efficiency figures."""
-
-    tpot_mean_ms: float | None = Field(None, description="(e2e - ttft) / (output tokens - 1), mean over requests (ms)")
-    e2e_mean_ms: float | None = Field(None, description="arrival to last token, mean over requests (ms)")
-    padding_fraction: float | None = Field(None, description="padded positions / all prompt positions computed")
-
-
-class EnvironmentSnapshot(_Record):
-    """Where the measurement ran."""
-
-    image_name: str | None = None
-    image_id: str | None = None
-    image_repo_digest: str | None = None
-    git_revision: str | None = None
-    launcher: str | None = None
-    model_commit: str | None = None
-    observed_settings: dict[str, str] = Field(
-        default_factory=dict, description="what the engine really uses: dtype, attention, threads, CUDA ..."
-    )
-    python_version: str | None = None
-    platform: str | None = None
-    cpu_model: str | None = None
-    cpu_count: int | None = Field(None, description="CPUs this process may use")
-    memory_total_mb: float | None = Field(None, description="MB, 10^6 bytes")
-    device: str | None = Field(None, description="device the model ran on, as the backend names it")
-    driver_version: str | None = None
-    cuda_version: str | None = None
-    gpu_names: list[str] | None = None
-    gpu_uuids: list[str] | None = None
-    power_limits_w: list[float] | None = Field(None, description="W")
-    clocks_mhz: list[float] | None = Field(None, description="MHz")
-    ecc_enabled: list[bool] | None = None
-    persistence_mode: list[bool] | None = None
-    mig_mode: list[bool] | None = None
-    package_versions: dict[str, str] = Field(default_factory=dict)
-    node: str | None = None
-    pod: str | None = None
-
-
-class ExperimentResult(_Record):
+class ExperimentResult(Record):
     """One finished cycle. The headline figure is energy_per_output_token_j."""
 
     schema_version: str = SCHEMA_VERSION
@@ -265,7 +84,7 @@ class ExperimentResult(_Record):
     output_tokens_per_second: float | None = Field(None, description="output_tokens / window (tokens/s)")
     total_tokens_per_second: float | None = Field(None, description="total_tokens / window (tokens/s)")
     energy_per_output_token_j: float | None = Field(None, description="total_energy_j / output_tokens (J/token)")
-    energy_source: Literal["nvml_counter", "nvml_power", "none"] | None = None
+    energy_source: EnergySource | None = None
     measurement_valid: bool | None = None
     invalid_reasons: list[str] = Field(default_factory=list, description="codes")
     requests: SidecarName = Field(None, description="relative name of requests.parquet")
@@ -340,7 +159,7 @@ class ExperimentResult(_Record):
 AggregatedResult = ExperimentResult
 
 
-class CompletenessReport(_Record):
+class CompletenessReport(Record):
     """Whether every process of an experiment left a whole result."""
 
     is_complete: bool

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from images.contract.job import JobContext
-from images.contract.result import EnvironmentSnapshot
+from images.contract.parts import EnvironmentSnapshot
 
 _OWN_PACKAGES = ("numpy", "pyarrow", "pydantic")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from images.contract.aggregation import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from images.contract.config import ExperimentConfig
-from images.contract.result import WarmupResult
+from images.contract.parts import WarmupResult
 
 MIN_WINDOW_S = 60.0
 MIN_PROMPTS = 30

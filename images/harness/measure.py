@@ -20,17 +20,17 @@ from images.contract import files
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, JobError, MeasurementFailed
-from images.contract.result import (
+from images.contract.parts import (
     ComputeMetrics,
     EnergyMetrics,
     EnvironmentSnapshot,
-    ExperimentResult,
     ExtendedEfficiencyMetrics,
     InferenceMetrics,
     RawProcessResult,
     Timestamps,
     WarmupResult,
 )
+from images.contract.result import ExperimentResult
 from images.harness.backend import Backend, Generation, LoadedModel, Request
 from images.harness.environment import snapshot_environment
 from images.harness.findings import find_warnings
@@ -351,7 +351,7 @@ def _with_model(environment: EnvironmentSnapshot, loaded: LoadedModel, context: 
 
 def _used_gpus(loaded: LoadedModel, context: JobContext) -> list[str]:
     """The GPUs that the job was given, unless it was told to leave them alone."""
-    return [] if loaded.device in ("cpu", "none") else context.gpu_uuids
+    return [] if loaded.device in ("cpu", "none") else context.gpu_uuids or []
 
 
 def _peak_process_memory_mb() -> float:

@@ -57,7 +57,7 @@ class Backend:
         transformers_logging.disable_progress_bar()
         self._config = config
         self._options = config.pytorch or PytorchOptions()
-        self._device = _choose_device(self._options.device, context.gpu_uuids)
+        self._device = _choose_device(self._options.device, context.gpu_uuids or ())
         self._padded, self._positions = 0, 0
         with _device_errors():
             tokenizer, self._model = self._make() if config.model == TINY_LLAMA else self._read()

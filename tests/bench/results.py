@@ -9,15 +9,15 @@ import numpy as np
 from images.contract import files
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
-from images.contract.result import (
+from images.contract.parts import (
     ComputeMetrics,
     EnergyMetrics,
     EnvironmentSnapshot,
-    ExperimentResult,
     InferenceMetrics,
     RawProcessResult,
     Timestamps,
 )
+from images.contract.result import ExperimentResult
 
 N_REQUESTS = 100
 _OUTPUT_TOKENS = 32

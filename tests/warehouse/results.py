@@ -13,15 +13,15 @@ from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
 from images.contract.failure import JobFailure
 from images.contract.files import REQUESTS_SCHEMA
-from images.contract.result import (
+from images.contract.parts import (
     ComputeMetrics,
     EnergyMetrics,
     EnvironmentSnapshot,
-    ExperimentResult,
     InferenceMetrics,
     RawProcessResult,
     Timestamps,
 )
+from images.contract.result import ExperimentResult
 from warehouse.cli import main
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

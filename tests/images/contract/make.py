@@ -8,14 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from images.contract import files
-from images.contract.result import (
-    ComputeMetrics,
-    EnergyMetrics,
-    ExperimentResult,
-    InferenceMetrics,
-    RawProcessResult,
-    Timestamps,
-)
+from images.contract.parts import ComputeMetrics, EnergyMetrics, InferenceMetrics, RawProcessResult, Timestamps
+from images.contract.result import ExperimentResult
 
 OPEN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

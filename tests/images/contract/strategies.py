@@ -53,7 +53,12 @@ def records(model: type[M], **fixed: Strategy) -> SearchStrategy[M]:
 
 def config_data() -> SearchStrategy[dict[str, Any]]:
     """What a person may write: any part of the fields, defaults or not; no local files."""
-    return st.sampled_from(BACKENDS).flatmap(_config_data_for).filter(_can_converge)
+    return st.sampled_from(BACKENDS).flatmap(_config_data_for).filter(_can_converge).filter(_has_stamps)
+
+
+def _has_stamps(data: dict[str, Any]) -> bool:
+    methodology = (data.get("measurement") or {}).get("methodology", "total")
+    return methodology == "total" or data.get("backend", "pytorch") in config.STAMPING_BACKENDS
 
 
 def _can_converge(data: dict[str, Any]) -> bool:

@@ -13,13 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from images.contract.aggregation import aggregate_results, validate_process_completeness
-from images.contract.result import (
-    AggregatedResult,
-    CompletenessReport,
-    ExperimentResult,
-    RawProcessResult,
-    Timestamps,
-)
+from images.contract.parts import RawProcessResult, Timestamps
+from images.contract.result import AggregatedResult, CompletenessReport, ExperimentResult
 from tests.images.contract import make
 from tests.images.contract.make import OPEN, raw
 

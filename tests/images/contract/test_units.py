@@ -8,12 +8,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from images.contract import failure, job, result
+from images.contract import failure, job, parts, process, result
 
 RECORDS = sorted(
     {
         model
-        for module in (result, job, failure)
+        for module in (result, parts, process, job, failure)
         for model in vars(module).values()
         if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
     },
@@ -40,7 +40,7 @@ def test_the_unit_in_a_name_is_the_unit_in_its_description(record: type[BaseMode
 
 
 def test_the_search_finds_the_records() -> None:
-    assert {result.ExperimentResult, result.RawProcessResult, failure.JobFailure} <= set(RECORDS)
+    assert {result.ExperimentResult, parts.RawProcessResult, failure.JobFailure} <= set(RECORDS)
     assert len(RECORDS) >= 15
 
 
