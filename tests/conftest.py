@@ -11,6 +11,8 @@ from filelock import FileLock
 
 from tests.docker_engine import ROOT, build_image, engine_problem
 
+pytest_plugins = ["tests.gpu_node.fixtures"]
+
 # The reaper that testcontainers starts for itself is one more image to pull; our tests clean up.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 

@@ -156,6 +156,11 @@ def write_table(path: Path, table: Table, kind: str) -> None:
     _sync(path)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of unfinished work; what cannot be removed is left."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def result_file(path: Path) -> Path:
     """`path` itself, or the ``result.json`` in it when it is a directory."""
     return path / RESULT_FILE if path.is_dir() else path

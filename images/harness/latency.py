@@ -1,15 +1,16 @@
 """Latency of requests, from the marks that the backend set on their tokens.
 
 TTFT = arrival -> first delivery, queueing included. ITL = every gap between consecutive deliveries.
-TPOT = (e2e - ttft) / (output tokens - 1). All of a request's arrival is the opening mark in a closed
-batch, also for the later batches of a backend that batches itself.
+TPOT = (e2e - ttft) / (output tokens - 1), of requests with two tokens and more. A request arrives when its pass is
+handed over, the first pass at the opening mark; so do the later batches of a backend that batches itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -33,24 +34,26 @@ class RequestRecord:
     queue_ms: float | None
     itl_ms: list[float] | None
 
-    @property
-    def tpot_ms(self) -> float | None:
-        if self.ttft_ms is None or self.e2e_ms is None or self.output_tokens < 2:
-            return None
-        return (self.e2e_ms - self.ttft_ms) / (self.output_tokens - 1)
-
 
 def records(
-    requests: Sequence[Request], generations: Iterable[Generation], opened_s: float, process_index: int = 0
+    requests: Sequence[Request],
+    generations: Iterable[Generation],
+    arrived_s: float,
+    opened_s: float,
+    process_index: int = 0,
 ) -> list[RequestRecord]:
     """One record per request, by request index.
 
     Args:
-        opened_s: the opening mark on `time.perf_counter()`'s clock, which is every request's arrival.
+        arrived_s: when all of them were handed over, on `time.perf_counter()`'s clock.
+        opened_s: the window's opening mark on the same clock.
     """
     inputs = {request.index: len(request.token_ids) for request in requests}
     ordered = sorted(generations, key=lambda generation: generation.request_index)
-    return [_record(generation, inputs[generation.request_index], opened_s, process_index) for generation in ordered]
+    return [
+        _record(generation, inputs[generation.request_index], arrived_s, arrived_s - opened_s, process_index)
+        for generation in ordered
+    ]
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -66,7 +69,9 @@ def requests_table(rows: Sequence[RequestRecord]) -> files.Table:
     )
 
 
-def _record(generation: Generation, input_tokens: int, opened_s: float, process_index: int) -> RequestRecord:
+def _record(
+    generation: Generation, input_tokens: int, arrived_s: float, arrival_s: float, process_index: int
+) -> RequestRecord:
     times = generation.delivery_s or None
     return RequestRecord(
         process_index=process_index,
@@ -75,9 +80,33 @@ def _record(generation: Generation, input_tokens: int, opened_s: float, process_
         output_tokens=len(generation.output_ids),
         finish_reason=generation.finish_reason,
         output_sha256=hashlib.sha256(np.asarray(generation.output_ids, dtype="<i8").tobytes()).hexdigest(),
-        arrival_s=0.0,
-        ttft_ms=(times[0] - opened_s) * 1e3 if times else None,
-        e2e_ms=(times[-1] - opened_s) * 1e3 if times else None,
-        queue_ms=None if generation.started_s is None else (generation.started_s - opened_s) * 1e3,
+        arrival_s=arrival_s,
+        ttft_ms=(times[0] - arrived_s) * 1e3 if times else None,
+        e2e_ms=(times[-1] - arrived_s) * 1e3 if times else None,
+        queue_ms=None if generation.started_s is None else (generation.started_s - arrived_s) * 1e3,
         itl_ms=(np.diff(times) * 1e3).tolist() if times else None,
     )
+
+
+def request_means(requests: files.Table, span_s: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    """Means over the requests of a table: TPOT and e2e (ms); None where no request has one.
+
+    Args:
+        span_s: only requests that ran inside it, in seconds after the window opened; None takes all.
+    """
+    columns = ["output_tokens", "arrival_s", "queue_ms", "ttft_ms", "e2e_ms"]
+    rows = [row for row in requests.select(columns).to_pylist() if span_s is None or lies_in(row, span_s)]
+    tpot = [
+        (row["e2e_ms"] - row["ttft_ms"]) / (row["output_tokens"] - 1)
+        for row in rows
+        if row["ttft_ms"] is not None and row["output_tokens"] > 1
+    ]
+    return mean(tpot), mean(row["e2e_ms"] for row in rows)
+
+
+def lies_in(row: Mapping[str, Any], span_s: tuple[float, float]) -> bool:
+    """Whether a request ran, from its start to its last token, inside a part of the window."""
+    if row["queue_ms"] is None or row["e2e_ms"] is None:
+        return False
+    started_s, ended_s = (row["arrival_s"] + row[part] / 1e3 for part in ("queue_ms", "e2e_ms"))
+    return bool(span_s[0] <= started_s and ended_s <= span_s[1])

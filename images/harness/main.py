@@ -196,10 +196,10 @@ def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
         )
     job.report("start")
     backend = import_module(backend_module).Backend()
-    measured = measure(config, job.context, job.experiment_id, backend, job.report)
+    measured = measure(config, job.context, job.experiment_id, backend, job.report, job.output)
     job.begin_end()  # a finished measurement is saved, whatever arrives now
     try:
-        path = measured.result.save(job.output, requests=measured.requests)
+        path = measured.result.save(job.output, requests=measured.requests, timeseries=measured.timeseries)
     except OSError as error:
         raise MeasurementFailed(
             f"the result cannot be written to {job.output} ({error.strerror}).", "Make room there and run it again."

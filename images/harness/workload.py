@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ _READERS = (
     "a policy maker",
 )
 BUILTIN_PROMPTS = len(_TASKS) * len(_TOPICS) * len(_READERS)
-_WARMUP_STREAM = 1  # keeps the warm-up's random numbers apart from the workload's
+_WARMUP_STREAM, _PASS_STREAM = 1, 2  # keep the random numbers of warm-up and later passes apart from the workload's
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,43 @@ def prepare_workload(config: ExperimentConfig, loaded: LoadedModel) -> PreparedW
     Raises:
         ConfigInvalid: no or malformed prompts, too few for n_prompts, or too long for the model.
     """
-    prompts = [ids[: config.workload.max_input_tokens] for ids in _token_ids(config, loaded.tokenizer)]
-    _check_prompts(prompts, config, loaded)
-    ordered = _ordered(prompts, config)
+    ordered = _prompts(config, loaded, number=0)
     digest = hashlib.sha256()
     for ids in ordered:
         digest.update(np.asarray([len(ids), *ids], dtype="<i8").tobytes())
     requests = tuple(_request(index, ids, config, ignore_eos=None) for index, ids in enumerate(ordered))
     return PreparedWorkload(requests, digest.hexdigest())
+
+
+def share_of(workload: PreparedWorkload, index: int, config: ExperimentConfig) -> PreparedWorkload:
+    """What process `index` of `config.num_processes` works on: every n-th request, counted from 0 again.
+
+    The hash stays that of all requests.
+
+    Raises:
+        ConfigInvalid: there are fewer requests than processes.
+    """
+    if len(workload.requests) < config.num_processes:
+        raise ConfigInvalid(
+            f"workload.n_prompts is {len(workload.requests)}, fewer than num_processes ({config.num_processes}).",
+            "Raise workload.n_prompts, or lower num_processes.",
+        )
+    share = workload.requests[index :: config.num_processes]
+    return replace(workload, requests=tuple(replace(request, index=at) for at, request in enumerate(share)))
+
+
+def prepare_passes(
+    workload: PreparedWorkload, config: ExperimentConfig, loaded: LoadedModel, index: int, count: int
+) -> list[tuple[Request, ...]]:
+    """The requests of process `index` in each of `count` passes, `workload` being the first.
+
+    Every pass has prompts of its own where the source has that many, so that no cache serves it.
+    """
+    passes = [workload.requests]
+    for number in range(1, count):
+        share = _prompts(config, loaded, number)[index :: config.num_processes]
+        passes.append(tuple(_request(at, ids, config, ignore_eos=None) for at, ids in enumerate(share)))
+    return passes
 
 
 def warmup_pass(measured: Sequence[Request], config: ExperimentConfig, tokenizer: Tokenizer) -> list[Request]:
@@ -143,14 +172,25 @@ def _disguised(
     return requests
 
 
-def _token_ids(config: ExperimentConfig, tokenizer: Tokenizer) -> list[list[int]]:
+def _prompts(config: ExperimentConfig, loaded: LoadedModel, number: int) -> list[list[int]]:
+    """The cut and ordered prompts of pass `number`."""
+    prompts = [ids[: config.workload.max_input_tokens] for ids in _token_ids(config, loaded.tokenizer, number)]
+    _check_prompts(prompts, config, loaded)
+    return _ordered(prompts, config)
+
+
+def _token_ids(config: ExperimentConfig, tokenizer: Tokenizer, number: int) -> list[list[int]]:
     workload = config.workload
     if workload.source == "synthetic":
-        generator = np.random.default_rng([config.seed])
+        generator = np.random.default_rng([config.seed, _PASS_STREAM, number] if number else [config.seed])
         allowed = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids))
         size = (workload.n_prompts, workload.max_input_tokens)
         return [list(map(int, row)) for row in generator.choice(allowed, size=size)]
-    texts = _builtin_texts(config) if config.prompt_file is None else _file_texts(config.prompt_file, config)
+    texts = (
+        _builtin_texts(config, number)
+        if config.prompt_file is None
+        else _file_texts(config.prompt_file, config, number)
+    )
     if workload.chat_template == "model":
         if not tokenizer.has_chat_template:
             raise ConfigInvalid(f"the model {config.model} has no chat template.", "Set workload.chat_template: off.")
@@ -158,7 +198,7 @@ def _token_ids(config: ExperimentConfig, tokenizer: Tokenizer) -> list[list[int]
     return [tokenizer.encode(text, add_special_tokens=workload.add_special_tokens) for text in texts]
 
 
-def _builtin_texts(config: ExperimentConfig) -> list[str]:
+def _builtin_texts(config: ExperimentConfig, number: int) -> list[str]:
     wanted = config.workload.n_prompts
     if wanted > BUILTIN_PROMPTS:
         raise ConfigInvalid(
@@ -168,11 +208,11 @@ def _builtin_texts(config: ExperimentConfig) -> list[str]:
     combinations = itertools.product(_READERS, _TOPICS, _TASKS)
     texts = [task.format(topic, reader) for reader, topic, task in combinations]
     # 1361 is prime to 3456, so the walk meets every prompt once before it repeats.
-    return [texts[index * 1361 % BUILTIN_PROMPTS] for index in range(wanted)]
+    return [texts[index * 1361 % BUILTIN_PROMPTS] for index in range(number * wanted, (number + 1) * wanted)]
 
 
-def _file_texts(path: Path, config: ExperimentConfig) -> list[str]:
-    """The first n_prompts prompts; the hash covers the whole file."""
+def _file_texts(path: Path, config: ExperimentConfig, number: int) -> list[str]:
+    """The first n_prompts prompts, in later passes the next ones, round and round; the hash covers the whole file."""
     try:
         # Not splitlines(): JSON allows U+2028 and the like inside a string.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -184,7 +224,8 @@ def _file_texts(path: Path, config: ExperimentConfig) -> list[str]:
             f"the prompt file {path} holds {len(texts)} prompts; n_prompts is {config.workload.n_prompts}.",
             "Set workload.n_prompts to what the file holds, or add prompts.",
         )
-    return texts[: config.workload.n_prompts]
+    wanted = config.workload.n_prompts
+    return [texts[at % len(texts)] for at in range(number * wanted, (number + 1) * wanted)]
 
 
 def _prompt(line: str, number: int, path: Path) -> str:

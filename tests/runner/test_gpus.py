@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from images.contract.gpus import visible_gpus
 from images.contract.job import GpuUnusable
-from runner.gpus import list_gpus, visible
+from runner.gpus import list_gpus
 
 UUIDS = ["GPU-aaa1", "GPU-aab2", "GPU-ccc3"]
 
@@ -25,12 +26,12 @@ UUIDS = ["GPU-aaa1", "GPU-aab2", "GPU-ccc3"]
 )
 def test_visible_devices(setting: str | None, expected: list[str]) -> None:
     environment = {} if setting is None else {"CUDA_VISIBLE_DEVICES": setting}
-    assert visible(UUIDS, environment) == expected
+    assert visible_gpus(UUIDS, environment) == expected
 
 
 def test_a_part_of_a_gpu_is_refused() -> None:
     with pytest.raises(GpuUnusable, match="no energy of its own"):
-        visible(UUIDS, {"CUDA_VISIBLE_DEVICES": "MIG-1234"})
+        visible_gpus(UUIDS, {"CUDA_VISIBLE_DEVICES": "MIG-1234"})
 
 
 def test_no_driver_is_no_gpus_and_no_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from images.contract.files import REQUESTS_SCHEMA
 from images.harness.backend import Generation, Request
-from images.harness.latency import RequestRecord, mean, records, requests_table
+from images.harness.latency import RequestRecord, mean, records, request_means, requests_table
 
 OPENED_S = 1000.0
 
@@ -25,7 +26,25 @@ def record(**changes: Any) -> RequestRecord:
         "delivery_tokens": (1, 1, 1),
     }
     request = Request(index=0, token_ids=(1, 2, 3, 4), max_output_tokens=8, ignore_eos=False)
-    return records([request], [Generation(**{**fields, **changes})], OPENED_S)[0]
+    return records([request], [Generation(**{**fields, **changes})], OPENED_S, OPENED_S)[0]
+
+
+def tpot_ms(row: RequestRecord) -> float | None:
+    return request_means(requests_table([row]), None)[0]
+
+
+def test_means_of_a_part_of_the_window_leave_out_who_straddles_its_edges() -> None:
+    inside, early, late = (record() for _ in range(3))
+    table = requests_table(
+        [
+            dataclasses.replace(row, request_index=index, arrival_s=arrival_s)
+            for index, (row, arrival_s) in enumerate([(inside, 2.0), (early, 0.0), (late, 4.0)])
+        ]
+    )
+    assert inside.e2e_ms is not None
+    tpot, e2e = request_means(table, (2.4, 2.0 + inside.e2e_ms / 1e3 + 0.1))
+    assert [tpot, e2e] == pytest.approx([500.0, inside.e2e_ms])
+    assert request_means(table, (100.0, 101.0)) == (None, None)
 
 
 def test_times_count_from_the_opening_mark_also_for_a_later_batch() -> None:
@@ -39,32 +58,32 @@ def test_times_count_from_the_opening_mark_also_for_a_later_batch() -> None:
 def test_itl_is_every_gap_between_deliveries_and_tpot_is_per_token() -> None:
     row = record()
     assert row.itl_ms == pytest.approx([250.0, 750.0])
-    assert row.tpot_ms == pytest.approx(500.0)
+    assert tpot_ms(row) == pytest.approx(500.0)
 
 
 def test_several_tokens_in_one_delivery_are_one_gap_but_count_in_tpot() -> None:
     row = record(output_ids=(5, 6, 7, 8, 9), delivery_s=(1001.0, 1002.0), delivery_tokens=(2, 3))
     assert row.itl_ms == pytest.approx([1000.0])
-    assert row.tpot_ms == pytest.approx(250.0)
+    assert tpot_ms(row) == pytest.approx(250.0)
 
 
 def test_one_token_has_a_ttft_no_gap_and_no_tpot() -> None:
     row = record(output_ids=(5,), delivery_s=(1001.0,), delivery_tokens=(1,))
     assert [row.ttft_ms, row.e2e_ms] == pytest.approx([1000.0, 1000.0])
     assert row.itl_ms == []
-    assert row.tpot_ms is None
+    assert tpot_ms(row) is None
 
 
 def test_a_backend_without_stamps_leaves_latencies_unmeasured() -> None:
     row = record(started_s=None, delivery_s=None, delivery_tokens=None)
-    assert (row.ttft_ms, row.e2e_ms, row.queue_ms, row.itl_ms, row.tpot_ms) == (None, None, None, None, None)
+    assert (row.ttft_ms, row.e2e_ms, row.queue_ms, row.itl_ms, tpot_ms(row)) == (None, None, None, None, None)
     assert row.output_tokens == 3
 
 
 def test_rows_pair_each_generation_with_its_own_request_whatever_the_order() -> None:
     requests = [Request(index=i, token_ids=(9,) * (i + 1), max_output_tokens=8, ignore_eos=False) for i in range(3)]
     generations = [Generation(i, (5,) * (10 + i), "length", None, None, None) for i in (2, 0, 1)]
-    rows = records(requests, generations, OPENED_S)
+    rows = records(requests, generations, OPENED_S, OPENED_S)
     assert [(row.request_index, row.input_tokens, row.output_tokens) for row in rows] == [
         (0, 1, 10),
         (1, 2, 11),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +12,22 @@ import pytest
 from images.contract.files import REQUESTS_SCHEMA
 from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, JobError, MeasurementFailed, OutOfMemory
 from images.harness.backend import Generation
-from images.harness.measure import Measured, coefficient_of_variation, measure
+from images.harness.measure import Measured, measure
+from images.harness.warmup import coefficient_of_variation
 from tests.images.harness.fakes import CLOCK, FakeBackend, config, loaded_model
 
 OFF = {"warmup": {"enabled": False}}
 
 
 def run(backend: FakeBackend, chosen: Any = None, context: JobContext | None = None) -> Measured:
-    return measure(chosen or config(measurement=OFF), context or JobContext(), "exp_test", backend, lambda _: None)
+    return measure(
+        chosen or config(measurement=OFF),
+        context or JobContext(gpu_uuids=[]),
+        "exp_test",
+        backend,
+        lambda _: None,
+        Path(),
+    )
 
 
 def test_the_window_is_drained_and_emptied_before_it_opens_and_drained_before_it_closes() -> None:
@@ -29,9 +38,9 @@ def test_the_window_is_drained_and_emptied_before_it_opens_and_drained_before_it
 
 def test_phases_are_reported_around_the_window_but_never_inside_it() -> None:
     backend = FakeBackend()
-    measure(config(measurement=OFF), JobContext(), "exp_test", backend, backend.calls.append)
+    measure(config(measurement=OFF), JobContext(gpu_uuids=[]), "exp_test", backend, backend.calls.append, Path())
     opened, closed = backend.calls.index("window"), backend.calls.index("close")
-    assert backend.calls[: opened + 1] == ["load", "load", "warm_up", "window"]
+    assert backend.calls[: opened + 1] == ["cool_down", "load", "load", "warm_up", "window"]
     assert backend.calls[opened + 1 : closed] == ["drain", "reset_caches", "drain", "run", "drain"]
 
 
@@ -225,10 +234,6 @@ def test_without_a_launcher_the_hash_is_the_configurations_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "named"),
     [
-        ({"measurement": {"methodology": "windowed"}}, ConfigInvalid, "measurement.methodology"),
-        ({"measurement": {"methodology": "steady_state"}}, ConfigInvalid, "measurement.methodology"),
-        ({"measurement": {"min_window_s": 1.0}}, ConfigInvalid, "measurement.min_window_s"),
-        ({"num_processes": 2}, ConfigInvalid, "num_processes"),
         ({"gpus_per_process": 2}, ConfigInvalid, "gpus_per_process"),
         ({"measurement": {"energy": "nvml"}}, GpuUnusable, "measurement.energy"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ CLEAN: dict[str, Any] = {
     "caches_emptied": True,
     "cached_input_tokens": None,
     "has_chat_template": False,
+    "no_meter": "there is none",
+    "no_baseline": None,
 }
 
 
@@ -37,7 +40,7 @@ def codes(warnings: Sequence[str]) -> set[str]:
 
 def run(backend: FakeBackend, warmup: dict[str, Any], **rest: Any) -> ExperimentResult:
     chosen = config(measurement={"warmup": {"full_pass": False, **warmup}}, **rest)
-    return measure(chosen, JobContext(), "exp_test", backend, lambda _: None).result
+    return measure(chosen, JobContext(gpu_uuids=[]), "exp_test", backend, lambda _: None, Path()).result
 
 
 def test_a_clean_run_warns_of_nothing_but_the_missing_meter() -> None:

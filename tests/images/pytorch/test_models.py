@@ -171,7 +171,7 @@ def test_a_folder_that_is_no_whole_model_is_told_in_one_line(
 def test_a_model_folder_that_is_not_there_is_refused_before_anything_is_loaded() -> None:
     chosen = parse_config({"model": "./nowhere/at/all"})
     with pytest.raises(ModelUnavailable, match="model folder nowhere/at/all is not there"):
-        measure(chosen, JobContext(), "exp_test", Backend(), lambda _: None)
+        measure(chosen, JobContext(gpu_uuids=[]), "exp_test", Backend(), lambda _: None, Path())
     with pytest.raises(ModelUnavailable):
         load(model="./nowhere/at/all")  # and in an image, where the hash comes from the host
 

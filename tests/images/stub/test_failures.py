@@ -94,7 +94,6 @@ def test_a_backend_that_cannot_be_imported_is_a_failure_like_any_other(tmp_path:
         ("[1]", "not a JSON object"),
         ('{"backend": "stub", "sampling": {"temperature": NaN}}', "NaN is not a JSON number"),
         ({"backend": "stub", "workload": {"source": "/nowhere/p.jsonl"}}, "prompt file /nowhere/p.jsonl cannot be"),
-        ({"backend": "stub", "measurement": {"min_window_s": 5}}, "measurement.min_window_s"),
     ],
 )
 def test_a_bad_configuration_is_one_line_that_names_the_field(tmp_path: Path, document: Any, says: str) -> None:

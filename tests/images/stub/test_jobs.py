@@ -62,7 +62,7 @@ def test_its_requests_have_exactly_the_schema_and_agree_with_the_result(done: En
 def measured(**changes: Any) -> ExperimentResult:
     context = JobContext(cycle=changes.pop("cycle", 1))
     chosen = parse_config({**stub(**changes.pop("options", {})), **changes})
-    return measure(chosen, context, "exp_test", Backend(), lambda _: None).result
+    return measure(chosen, context, "exp_test", Backend(), lambda _: None, Path()).result
 
 
 def test_the_window_lasts_as_long_as_it_is_told() -> None:
@@ -102,7 +102,7 @@ def test_full_length_is_generated_when_the_end_token_is_ignored(tmp_path: Path) 
 def test_noise_comes_from_seed_and_cycle_and_comes_back_with_them() -> None:
     def window_s(cycle: int) -> float:
         config = parse_config({"backend": "stub", "stub": {"window_s": 0.4, "noise": 0.5}})
-        measured = measure(config, JobContext(cycle=cycle), "exp_test", Backend(), lambda _: None)
+        measured = measure(config, JobContext(cycle=cycle), "exp_test", Backend(), lambda _: None, Path())
         return measured.result.total_inference_time_sec
 
     first, third = window_s(1), window_s(3)

@@ -1,0 +1,127 @@
+"""Idle power, measured by a child process that holds a CUDA context on every GPU and then exits.
+
+A context of its own is what makes a GPU idle as it idles between requests; that it ends with the process is what
+keeps the measured model's memory free. Run as ``python -m images.harness.baseline SECONDS UUID...``; it prints JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from images.contract.gpus import VISIBLE_DEVICES
+from images.harness.energy import CounterTraits, energy_between, measure_lag, measure_period
+from images.harness.nvml import open_devices
+from images.harness.sampler import Sampler, SystemClock
+
+_SETTLE_S = 1.0
+_INTERVAL_S = 0.05
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Idle power of all GPUs of a job.
+
+    Attributes:
+        power_w: sum of the devices' means (W).
+        spread_w: standard deviation of the samples, of the devices together (W).
+        held_context: whether every GPU held a context of the measuring process.
+    """
+
+    power_w: float
+    spread_w: float
+    held_context: bool
+
+
+class BaselineFailed(Exception):
+    """Idle power could not be measured; the text says why."""
+
+
+def measure_baseline(uuids: Sequence[str], seconds: float) -> Baseline:
+    """Idle power of these GPUs over `seconds`, in a child process.
+
+    Raises:
+        BaselineFailed: the child failed; what was to be measured is measured without it.
+    """
+    command = [sys.executable, "-m", "images.harness.baseline", str(seconds), *uuids]
+    environment = {**os.environ, VISIBLE_DEVICES: ",".join(uuids)}
+    try:
+        child = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=seconds + _PATIENCE_S, check=True
+        )
+        return Baseline(**json.loads(child.stdout.splitlines()[-1]))
+    except subprocess.CalledProcessError as error:
+        lines = str(error.stderr).strip().splitlines()
+        raise BaselineFailed(lines[-1] if lines else f"exit code {error.returncode}") from None
+    except subprocess.TimeoutExpired:
+        raise BaselineFailed(f"no answer for {seconds + _PATIENCE_S:.0f} s") from None
+    except (IndexError, ValueError, TypeError):
+        raise BaselineFailed("the measuring process said nothing") from None
+
+
+def _hold_contexts(count: int) -> bool:
+    """Retain the primary context of the first `count` visible devices for the rest of this process."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    if cuda.cuInit(0) != 0:
+        return False
+    for number in range(count):
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        if cuda.cuDeviceGet(ctypes.byref(device), number) != 0:
+            return False
+        if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) != 0:
+            return False
+    return True
+
+
+def _measure(seconds: float, uuids: Sequence[str]) -> Baseline:
+    """Mean power from the counter where there is one, else from the samples."""
+    clock = SystemClock()
+    devices = open_devices(uuids, clock.now_s)
+    held = _hold_contexts(len(uuids))
+    time.sleep(_SETTLE_S)  # a new context raises the clocks for a moment
+    sampler = Sampler(devices, _INTERVAL_S, clock)
+    begun_s = clock.now_s()
+    sampler.start()
+    time.sleep(seconds)
+    ended_s = clock.now_s()
+    sampler.stop()
+    sampler.snap()
+    means, deviations = [], []
+    for device, series in zip(devices, sampler.series, strict=True):
+        readings = series.readings()
+        period_s = measure_period(readings) if device.has_counter else None
+        traits = None if period_s is None else CounterTraits(period_s, measure_lag(readings, period_s))
+        energy = energy_between(
+            readings, begun_s, ended_s, gpu_uuid=device.uuid, power_method=device.power_method, traits=traits
+        )
+        if energy.energy_j is None:
+            raise BaselineFailed(f"{device.uuid} gave no reading")
+        means.append(energy.energy_j / (ended_s - begun_s))
+        deviations.append(float(np.nanstd(readings.power_w)) if np.isfinite(readings.power_w).any() else 0.0)
+    return Baseline(sum(means), float(np.hypot.reduce(deviations)), held)
+
+
+def main(arguments: Sequence[str]) -> None:
+    seconds, *uuids = arguments
+    measured = _measure(float(seconds), uuids)
+    # Standard output is the answer; the parent reads its last line.
+    sys.stdout.write(
+        json.dumps({"power_w": measured.power_w, "spread_w": measured.spread_w, "held_context": measured.held_context})
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

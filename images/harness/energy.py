@@ -1,0 +1,341 @@
+"""Energy between two marks, from readings of a stepping counter and of power. Arithmetic only.
+
+The counter moves in steps about 0.1 s apart, and a mark usually coincides with a power step. So the counter is
+never interpolated across a mark: its difference is taken between two of its steps (ticks), whose times are known
+because readings are dense there, and the two pieces between tick and mark are integrated from instant power:
+
+    E = C(tick at close) - C(tick at open) + sum of the signed pieces tick -> mark
+
+The ticks nearest in knowledge are taken: the last one before the opening and the first one after the closing mark
+when readings were dense outside the window, so that nothing has to be polled inside it.
+
+Error bound of the counter's figure, J:
+
+    period x (highest - lowest power within one period of the mark), for both edges       stale power readings
+    + lag x (highest - lowest power near either mark)                                       late counter
+    + uncertainty of each tick's time x power there                                         reading gaps
+
+The lag is the longest that the readings allow (`measure_lag`); where they tell it, ticks are moved back by it. Error
+bound of the integral: the same edges, and three standard deviations of the trapezoid's error between samples, each
+step of size d over a gap g being off by an equally distributed amount within d x g / 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from images.contract.parts import DeviceEnergy, PowerMethod
+
+Array = NDArray[np.float64]
+
+AVERAGED_OVER_S = 1.0
+_DENSE = 0.25  # a tick known to this part of a period has a time of its own
+_LAGS_TRIED = 61
+_LONGEST_LAG = 3.0  # periods
+_FARTHEST = 3.0  # periods between a mark and its tick
+_SEEN_S = 0.012  # power is known between readings no farther apart
+_NOISE = 0.01  # part of a step's energy that may stay unexplained
+_IRREGULAR = 0.05  # part of a period by which two ticks may be nearer or farther
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """One device's readings in time order; NaN where one failed.
+
+    Attributes:
+        time_s, energy_j, power_w: shape (n,); the counter in J, power in W.
+    """
+
+    time_s: Array
+    energy_j: Array
+    power_w: Array
+
+    def powered(self) -> tuple[Array, Array]:
+        """Times and power of the readings that have power."""
+        known = np.isfinite(self.power_w)
+        return self.time_s[known], self.power_w[known]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Steps of the counter: each happened within `half_width_s` of `time_s` and left it at `energy_j`; shape (n,)."""
+
+    time_s: Array
+    half_width_s: Array
+    energy_j: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """The shortest and the longest lag that the readings allow (s)."""
+
+    low_s: float
+    high_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CounterTraits:
+    """How a device's counter behaves: time between its steps (s), and how far it lags."""
+
+    period_s: float
+    lag: Lag
+
+    @property
+    def lag_s(self) -> float | None:
+        """The lag, if the readings tell it to half a period."""
+        return (self.lag.low_s + self.lag.high_s) / 2 if self.lag.high_s - self.lag.low_s <= self.period_s / 2 else None
+
+
+def runs_backwards(readings: Readings) -> bool:
+    """Whether the counter ever fell."""
+    energy = readings.energy_j[np.isfinite(readings.energy_j)]
+    return bool(np.any(np.diff(energy) < 0))
+
+
+def find_ticks(readings: Readings, period_s: float | None = None) -> Ticks:
+    """The steps of the counter.
+
+    Args:
+        period_s: where given, a step that was seen late is known to be the last one before it was seen.
+    """
+    known = np.isfinite(readings.energy_j)
+    time, energy = readings.time_s[known], readings.energy_j[known]
+    after = np.flatnonzero(np.diff(energy) > 0) + 1
+    low, high = time[after - 1], time[after]
+    if period_s is not None:
+        low = np.maximum(low, high - period_s)
+    return Ticks((low + high) / 2, (high - low) / 2, energy[after])
+
+
+def measure_period(readings: Readings) -> float | None:
+    """Median time between steps of the counter (s), of densely read ones; None with fewer than two."""
+    ticks = find_ticks(readings)
+    if ticks.time_s.size < 2:
+        return None
+    gaps = np.diff(ticks.time_s)
+    # Where readings were sparse, a gap spans several steps or is off by the reading's own gap.
+    dense = gaps[np.maximum(ticks.half_width_s[1:], ticks.half_width_s[:-1]) <= _DENSE * np.min(gaps)]
+    return float(np.median(dense)) if dense.size else None
+
+
+def measure_lag(readings: Readings, period_s: float) -> Lag:
+    """Which lags of the counter the readings allow, from none to three periods.
+
+    A lag is refused when some step of the counter cannot be the integral of power over the step's time that much
+    earlier, however power ran between its readings. With power that never changed, nothing is refused.
+    """
+    longest_s = _LONGEST_LAG * period_s
+    time, power = readings.powered()
+    starts, ends, half_width, steps = _dense_steps(readings, period_s)
+    if time.size < 2 or steps.size == 0:
+        return Lag(0.0, longest_s)
+    integral, gaps = _Integral(time, power, ()), np.diff(time)
+    # Between readings that are not dense, power may have run anywhere in its range.
+    swing = np.where(gaps <= _SEEN_S, np.abs(np.diff(power)), np.ptp(power))
+    doubt = np.concatenate(([0.0], np.cumsum(swing * gaps)))
+    lags = np.linspace(0.0, longest_s, _LAGS_TRIED)
+    from_s, to_s = starts[:, None] - lags, ends[:, None] - lags
+    first = np.clip(np.searchsorted(time, from_s, side="right") - 1, 0, time.size - 1)
+    last = np.clip(np.searchsorted(time, to_s, side="left"), 0, time.size - 1)
+    allowed = doubt[last] - doubt[first]
+    allowed += 2 * half_width[:, None] * np.maximum.reduce([power[first], power[last]]) + _NOISE * steps[:, None]
+    unseen = (from_s < time[0]) | (to_s > time[-1])
+    misfit = np.abs(integral.at(to_s) - integral.at(from_s) - steps[:, None])
+    possible = np.flatnonzero(np.all((misfit <= allowed) | unseen, axis=0))
+    if possible.size == 0:
+        return Lag(0.0, longest_s)
+    return Lag(float(lags[possible[0]]), float(lags[possible[-1]]))
+
+
+def _dense_steps(readings: Readings, period_s: float) -> tuple[Array, Array, Array, Array]:
+    """Steps of the counter between two ticks of known times: starts, ends, doubt of the times (s), energy (J).
+
+    The tick before the first dense one was not seen to happen, but its value was read, and ticks are regular.
+    """
+    known = np.isfinite(readings.energy_j)
+    time, energy = readings.time_s[known], readings.energy_j[known]
+    ticks = find_ticks(readings, period_s)
+    dense = ticks.half_width_s <= _DENSE * period_s / 2
+    rows = []
+    for index in np.flatnonzero(dense):
+        width = float(ticks.half_width_s[index])
+        end_s = float(ticks.time_s[index])
+        if index and dense[index - 1] and end_s - ticks.time_s[index - 1] < 1.5 * period_s:
+            start_s, before_j = float(ticks.time_s[index - 1]), float(ticks.energy_j[index - 1])
+        else:
+            start_s = end_s - period_s
+            before = int(np.searchsorted(time, end_s - width, side="right")) - 1
+            before_j, width = float(energy[before]), width + _IRREGULAR * period_s
+        rows.append((start_s, end_s, width, float(ticks.energy_j[index]) - before_j))
+    starts, ends, widths, steps = np.array(rows, dtype=float).reshape(-1, 4).T
+    return starts, ends, widths, steps
+
+
+def energy_between(
+    readings: Readings,
+    opened_s: float,
+    closed_s: float,
+    *,
+    gpu_uuid: str,
+    power_method: PowerMethod | None,
+    traits: CounterTraits | None,
+) -> DeviceEnergy:
+    """Energy of one device between the marks, by both methods, with their bounds.
+
+    Args:
+        readings: dense around the marks if possible, and reaching at least one period beyond them.
+        traits: None where there is no counter, or none that can be trusted.
+    """
+    time, power = readings.powered()
+    inside = (time >= opened_s) & (time <= closed_s)
+    counter, counter_bound = None, None
+    if traits is not None:
+        counter, counter_bound = _by_counter(readings, opened_s, closed_s, power_method, traits)
+    integral, integral_bound = _by_integral(time, power, opened_s, closed_s, power_method)
+    edges = np.concatenate(([opened_s], time[inside], [closed_s]))
+    by_counter = counter is not None
+    return DeviceEnergy(
+        gpu_uuid=gpu_uuid,
+        energy_j=counter if by_counter else integral,
+        source="nvml_counter" if by_counter else "nvml_power" if integral is not None else None,
+        counter_j=counter,
+        integral_j=integral,
+        bound_j=counter_bound if by_counter else integral_bound,
+        counter_bound_j=counter_bound,
+        integral_bound_j=integral_bound,
+        update_period_s=traits.period_s if traits is not None else None,
+        counter_lag_s=traits.lag_s if traits is not None else None,
+        power_method=power_method,
+        samples=int(inside.sum()),
+        longest_gap_s=float(np.diff(edges).max()) if time.size else None,
+    )
+
+
+def _by_counter(
+    readings: Readings, opened_s: float, closed_s: float, method: PowerMethod | None, traits: CounterTraits
+) -> tuple[float | None, float | None]:
+    ticks = find_ticks(readings, traits.period_s)
+    if traits.lag_s is not None:
+        # What the counter says at a tick is the energy up to that much earlier.
+        ticks = replace(ticks, time_s=ticks.time_s - traits.lag_s)
+    time, power = readings.powered()
+    instant = method == "instant" and time.size > 0
+    if not instant:
+        # The counter's own slope, between ticks, stands in for power; it is a mean over each step.
+        time, power = _slopes(ticks)
+    if ticks.time_s.size < 2 or time.size == 0:
+        return None, None
+    opening = _anchor(ticks, opened_s, time, before=True)
+    closing = _anchor(ticks, closed_s, time, before=False)
+    for tick, mark in ((opening, opened_s), (closing, closed_s)):
+        if abs(ticks.time_s[tick] - mark) - ticks.half_width_s[tick] > _FARTHEST * traits.period_s:
+            return None, None  # the counter stood still there
+    integral = _Integral(time, power, (opened_s, closed_s))
+    energy = float(
+        ticks.energy_j[closing]
+        - ticks.energy_j[opening]
+        + integral.between(ticks.time_s[opening], opened_s) * -1.0
+        + integral.between(ticks.time_s[closing], closed_s)
+    )
+    stale_s = traits.period_s if instant else 2 * traits.period_s
+    lag_s = traits.lag.high_s
+    near = [
+        _near(time, power, mark, traits.period_s + lag_s + float(ticks.half_width_s[tick]))
+        for mark, tick in ((opened_s, opening), (closed_s, closing))
+    ]
+    bound = sum(stale_s * float(np.ptp(there)) for there in near)
+    bound += lag_s * float(np.ptp(np.concatenate(near)))
+    bound += sum(
+        float(ticks.half_width_s[tick]) * float(np.max(there))
+        for tick, there in zip((opening, closing), near, strict=True)
+    )
+    return energy, bound
+
+
+def _by_integral(
+    time: Array, power: Array, opened_s: float, closed_s: float, method: PowerMethod | None
+) -> tuple[float | None, float | None]:
+    """The trapezoid over the samples inside; to either mark the nearest inside sample's value is held."""
+    inside = (time >= opened_s) & (time <= closed_s)
+    if not inside.any():
+        return None, None
+    within, level = time[inside], power[inside]
+    gaps, jumps = np.diff(within), np.diff(level)
+    head, tail = within[0] - opened_s, closed_s - within[-1]
+    energy = float(np.sum(gaps * (level[1:] + level[:-1])) / 2 + head * level[0] + tail * level[-1])
+    edges = 0.0
+    for mark, held in ((opened_s, head), (closed_s, tail)):
+        reach = AVERAGED_OVER_S if method == "average_1s" else held
+        edges += reach * float(np.ptp(_near(time, power, mark, max(reach, float(np.max(gaps, initial=held))))))
+    between = 3.0 * float(np.sqrt(np.sum((gaps * jumps) ** 2) / 12.0))
+    return energy, edges + between
+
+
+def _anchor(ticks: Ticks, mark_s: float, power_time: Array, *, before: bool) -> int:
+    """The tick from which the mark can be reached with the least doubt.
+
+    The doubt is the tick's own and the longest time without a power reading on the way; of equal ones the nearest
+    outside the window is taken.
+    """
+    nearest = np.argsort(np.abs(ticks.time_s - mark_s), kind="stable")[:8]
+    outside = ticks.time_s[nearest] <= mark_s if before else ticks.time_s[nearest] >= mark_s
+    doubts = [
+        float(ticks.half_width_s[tick]) + _longest_gap(power_time, float(ticks.time_s[tick]), mark_s)
+        for tick in nearest
+    ]
+    # Half a millisecond is a matter of luck; being outside, where the load is off, is not.
+    return int(nearest[np.lexsort((np.abs(ticks.time_s[nearest] - mark_s), ~outside, np.round(doubts, 3)))[0]])
+
+
+def _longest_gap(time: Array, one_s: float, other_s: float) -> float:
+    low, high = min(one_s, other_s), max(one_s, other_s)
+    between = time[(time > low) & (time < high)]
+    return float(np.diff(np.concatenate(([low], between, [high]))).max())
+
+
+def _near(time: Array, power: Array, mark_s: float, reach_s: float) -> Array:
+    """Power within `reach_s` of the mark, and in any case the last reading before and the first after it."""
+    chosen = np.abs(time - mark_s) <= reach_s
+    at = int(np.searchsorted(time, mark_s))
+    chosen[max(at - 1, 0) : at + 1] = True
+    return power[chosen]
+
+
+def _slopes(ticks: Ticks) -> tuple[Array, Array]:
+    """Mean power of each step of the counter, at the step's middle."""
+    if ticks.time_s.size < 2:
+        return ticks.time_s[:0], ticks.energy_j[:0]
+    gaps = np.diff(ticks.time_s)
+    return ticks.time_s[:-1] + gaps / 2, np.diff(ticks.energy_j) / gaps
+
+
+class _Integral:
+    """Integral of sampled power: linear between samples, held at both ends and on each side of a break."""
+
+    def __init__(self, time: Array, power: Array, breaks_s: tuple[float, ...]) -> None:
+        for mark in sorted(breaks_s):
+            at = int(np.searchsorted(time, mark))
+            if 0 < at < time.size:
+                time = np.insert(time, at, [mark, mark])
+                power = np.insert(power, at, [power[at - 1], power[at]])
+        self._time, self._power = time, power
+        self._sums = np.concatenate(([0.0], np.cumsum(np.diff(time) * (power[1:] + power[:-1]) / 2)))
+
+    def at(self, when: Array) -> Array:
+        """From the first sample to `when`, any shape (J)."""
+        when = np.asarray(when, dtype=float)
+        index = np.clip(np.searchsorted(self._time, when, side="right") - 1, 0, self._time.size - 1)
+        follower = np.minimum(index + 1, self._time.size - 1)
+        passed = when - self._time[index]
+        gap = self._time[follower] - self._time[index]
+        slope = np.divide(self._power[follower] - self._power[index], gap, out=np.zeros_like(passed), where=gap > 0)
+        slope = np.where(passed < 0, 0.0, slope)
+        return np.asarray(self._sums[index] + passed * (self._power[index] + slope * passed / 2))
+
+    def between(self, start_s: float, end_s: float) -> float:
+        """Signed (J)."""
+        start, end = self.at(np.array([start_s, end_s]))
+        return float(end - start)

@@ -1,0 +1,127 @@
+"""One of several processes of an experiment, ``python -m images.harness.rank FOLDER INDEX CONNECTION``.
+
+`ranks.py` starts it and says what is spoken on the connection. It measures as a single process does; only the
+marks are common, and what it measured goes into FOLDER.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from images.contract import files
+from images.contract.config import ExperimentConfig
+from images.contract.job import CONFIG_FILE, CONTEXT_FILE, ExitCode, JobContext, JobError, MeasurementFailed
+from images.contract.process import ProcessData, write_process
+from images.harness.meter import Meter
+from images.harness.nvml import Device, MeterUnavailable, open_devices
+from images.harness.process import Place, measure_process
+from images.harness.sampler import SystemClock
+from images.harness.window import Span
+
+log = logging.getLogger(__name__)
+
+PLAN_FILE = "plan.json"
+_BARRIER_S = 24 * 3600.0
+_PR_SET_PDEATHSIG = 1
+
+
+class CommonMarks:
+    """A rank's side of the barriers."""
+
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
+
+    def gather(self) -> None:
+        self._connection.send(("ready",))
+        self._hear("gather")
+
+    def open(self, meter: Meter) -> tuple[float, datetime]:
+        self._connection.send(("near",))
+        meter.watch_until(self._connection.poll, _BARRIER_S)
+        opened_s, opened_at = self._hear("open")
+        time.sleep(max(opened_s - time.perf_counter(), 0.0))
+        return opened_s, datetime.fromtimestamp(opened_at, UTC)
+
+    def close(self, finished_s: float, span: Span | None, _meter: Meter) -> tuple[float, Span | None]:
+        self._connection.send(("finished", finished_s, span))
+        closed_s, common = self._hear("close")
+        if common is not None and common[1] <= common[0]:
+            raise MeasurementFailed(
+                "the processes never ran at full load at the same time.", "Set measurement.methodology: total."
+            )
+        return closed_s, common
+
+    def leave(self) -> None:
+        """The files are written; wait with the model in memory until nobody needs it idle any more."""
+        self._connection.send(("written",))
+        self._hear("leave")
+
+    def _hear(self, word: str) -> tuple[Any, ...]:
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            raise SystemExit(int(ExitCode.INTERRUPTED)) from None  # the coordinator is gone, and so is the experiment
+        if message[0] != word:
+            raise AssertionError(f"heard {message[0]} and not {word}")
+        return tuple(message[1:])
+
+
+def serve(folder: Path, index: int, connection: Connection[Any, Any]) -> int:
+    """Be rank `index` of the experiment in `folder`; returns the exit code."""
+    config = ExperimentConfig.model_validate(files.read_json(folder / CONFIG_FILE))
+    context = JobContext.model_validate(files.read_json(folder / CONTEXT_FILE))
+    plan = files.read_json(folder / PLAN_FILE)
+    first = index * config.gpus_per_process
+    own = context.model_copy(update={"gpu_uuids": (context.gpu_uuids or [])[first : first + config.gpus_per_process]})
+    marks = CommonMarks(connection)
+
+    def written(data: ProcessData) -> None:
+        write_process(folder, data)
+        marks.leave()
+
+    try:
+        place = Place(plan["experiment_id"], plan["config_hash"], index, first, _devices(config, own))
+        backend = import_module(plan["backend"]).Backend()
+        measure_process(config, own, place, backend, marks, lambda phase: connection.send(("phase", phase)), written)
+    except JobError as error:
+        log.error("%s", error)
+        connection.send(("failed", int(error.exit_code), error.message, error.advice))
+        return int(error.exit_code)
+    return 0
+
+
+def _devices(config: ExperimentConfig, context: JobContext) -> Sequence[Device]:
+    """This rank's GPUs; the coordinator has said already why there are none, if there are none."""
+    if config.measurement.energy == "none" or not context.gpu_uuids:
+        return []
+    try:
+        return open_devices(context.gpu_uuids, SystemClock().now_s)
+    except MeterUnavailable:
+        return []
+
+
+def main(arguments: Sequence[str]) -> int:
+    folder, index, descriptor = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s %(levelname)s process {index}: %(message)s", stream=sys.stderr
+    )
+    # Should the coordinator be killed, nobody else would end this process.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return serve(folder, index, Connection(descriptor))
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # as a job does: an engine's threads could keep the interpreter from ending

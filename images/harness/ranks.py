@@ -1,0 +1,286 @@
+"""Several processes in one container: the coordinator starts them, sets the common marks and collects what they wrote.
+
+Every rank is a process of its own (`rank.py`) with GPUs of its own in CUDA_VISIBLE_DEVICES. The two sides talk over
+one inherited connection each:
+
+    rank -> coordinator   phase, ready, near, finished, written, failed
+    coordinator -> rank   gather, open, close, leave
+
+The clock of the marks is CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from images.contract import files
+from images.contract.aggregation import validate_process_completeness
+from images.contract.config import ExperimentConfig
+from images.contract.gpus import VISIBLE_DEVICES
+from images.contract.job import (
+    CONFIG_FILE,
+    CONTEXT_FILE,
+    IncompleteProcesses,
+    JobContext,
+    JobError,
+)
+from images.contract.process import ProcessData, load_processes
+from images.harness.backend import Backend
+from images.harness.rank import PLAN_FILE
+
+log = logging.getLogger(__name__)
+
+_OPEN_IN_S = 0.005
+"""Long enough for every rank to hear of the opening mark before it comes."""
+_GRACE_S = 2.0
+_LEAVE_S = 30.0
+
+
+class _Rank:
+    """One started rank, as the coordinator sees it."""
+
+    def __init__(self, index: int, process: subprocess.Popen[bytes], connection: Connection[Any, Any]) -> None:
+        self.index = index
+        self.connection = connection
+        self._process = process
+        self.error: JobError | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+    def receive(self, report: Callable[[str], None]) -> tuple[Any, ...] | None:
+        """The next message that matters; None for a phase or for the last sign of life."""
+        try:
+            message: tuple[Any, ...] = self.connection.recv()
+        except (EOFError, OSError):
+            self.error = self._cause_of_death()
+            return None
+        if message[0] == "phase":
+            if self.index == 0:
+                report(str(message[1]))
+            return None
+        if message[0] == "failed":
+            self.error = _as_error(self.index, *message[1:])
+            return None
+        return message
+
+    def send(self, *message: object) -> None:
+        try:
+            self.connection.send(message)
+        except OSError:
+            self.error = self.error or self._cause_of_death()
+
+    def leave(self) -> None:
+        """Wait for its end, which is not waited for too long."""
+        try:
+            self._process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            log.warning("rank %d did not close its backend in %.0f s and is ended", self.index, _LEAVE_S)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def end(self, deadline_s: float) -> None:
+        """End the process, whatever it is doing, at the latest at the deadline (time.monotonic)."""
+        try:
+            self._process.wait(max(deadline_s - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.connection.close()
+
+    def _cause_of_death(self) -> IncompleteProcesses:
+        try:
+            code = self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            return IncompleteProcesses(f"process {self.index} stopped answering.", "Look at the log.")
+        if code < 0:
+            name = signal.Signals(-code).name
+            return IncompleteProcesses(
+                f"process {self.index} was killed by {name}.",
+                "Run it again; if it was memory, lower batch_size. What the others measured is kept in raw/.",
+            )
+        return IncompleteProcesses(
+            f"process {self.index} ended with exit code {code} in mid-work.", "Its traceback is in the log."
+        )
+
+
+class _Ranks:
+    """All ranks of one experiment; none outlives the block."""
+
+    def __init__(
+        self, config: ExperimentConfig, context: JobContext, folder: Path, report: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._report = report
+        self.all: list[_Rank] = []
+        self._gpus = context.gpu_uuids or []
+        self._folder = folder
+
+    def __enter__(self) -> _Ranks:
+        for index in range(self._config.num_processes):
+            ours, theirs = Pipe()
+            with theirs:
+                os.set_inheritable(theirs.fileno(), True)
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "images.harness.rank", str(self._folder), str(index), str(theirs.fileno())],
+                    env=self._environment(index),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+            self.all.append(_Rank(index, process, ours))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for rank in self.all:
+            rank.terminate()
+        deadline_s = time.monotonic() + _GRACE_S
+        for rank in self.all:
+            rank.end(deadline_s)
+
+    @property
+    def living(self) -> list[_Rank]:
+        return [rank for rank in self.all if not rank.failed]
+
+    @property
+    def first_error(self) -> JobError | None:
+        return next((rank.error for rank in self.all if rank.error is not None), None)
+
+    def gather(self, word: str) -> dict[int, tuple[Any, ...]]:
+        """Every living rank's message `word`; one that fails meanwhile is no longer waited for."""
+        said: dict[int, tuple[Any, ...]] = {}
+        while waiting := {rank.connection: rank for rank in self.living if rank.index not in said}:
+            for connection in wait(list(waiting)):
+                rank = waiting[connection]  # type: ignore[index]
+                message = rank.receive(self._report)
+                if message is not None and message[0] == word:
+                    said[rank.index] = message[1:]
+        return said
+
+    def tell(self, *message: object) -> None:
+        for rank in self.living:
+            rank.send(*message)
+
+    def require_all(self) -> None:
+        """
+        Raises:
+            JobError: the first failed rank's.
+        """
+        if self.first_error is not None:
+            raise self.first_error
+
+    def _environment(self, index: int) -> dict[str, str]:
+        width = self._config.gpus_per_process
+        own = {VISIBLE_DEVICES: ",".join(self._gpus[index * width : (index + 1) * width])}
+        if not self._gpus and "OMP_NUM_THREADS" not in os.environ:
+            # On the CPU each rank would otherwise take every core.
+            cores = len(os.sched_getaffinity(0))
+            own["OMP_NUM_THREADS"] = str(max(cores // self._config.num_processes, 1))
+        return {**os.environ, **own}
+
+
+def measure_ranks(
+    config: ExperimentConfig,
+    context: JobContext,
+    experiment_id: str,
+    config_hash: str,
+    backend: Backend,
+    report: Callable[[str], None],
+    after_window: Callable[[object], None],
+    output: Path,
+) -> list[ProcessData]:
+    """What every process measured between the common marks.
+
+    Raises:
+        JobError: a rank failed. Once the window was open, the others finish and what they wrote stays in
+            ``raw/{experiment_id}`` of `output`.
+    """
+    folder = output / f".raw-{experiment_id}"
+    folder.mkdir()
+    module = type(backend).__module__
+    plan = {"experiment_id": experiment_id, "config_hash": config_hash, "backend": module}
+    files.write_atomic(folder / CONFIG_FILE, config.model_dump_json(indent=1))
+    files.write_atomic(folder / CONTEXT_FILE, context.model_dump_json(indent=1))
+    files.write_atomic(folder / PLAN_FILE, json.dumps(plan))
+    try:
+        with _Ranks(config, context, folder, report) as ranks:
+            _run(ranks, after_window)
+            data = load_processes(folder)
+            _require_complete(ranks, data, config, experiment_id, folder)
+    except BaseException:
+        _keep(folder, output, experiment_id)
+        raise
+    files.remove_folder(folder)
+    return data
+
+
+def _run(ranks: _Ranks, after_window: Callable[[object], None]) -> None:
+    """The barriers. A failure before the window opens ends the experiment; after it, the others go on."""
+    ranks.gather("ready")
+    ranks.require_all()
+    ranks.tell("gather")
+    ranks.gather("near")
+    ranks.require_all()
+    opened_s = time.perf_counter() + _OPEN_IN_S
+    opened_at = datetime.now(UTC).timestamp() + _OPEN_IN_S
+    ranks.tell("open", opened_s, opened_at)
+    finished = ranks.gather("finished")
+    if not finished:
+        ranks.require_all()
+    spans = [span for _, span in finished.values() if span is not None]
+    common = (max(span[0] for span in spans), min(span[1] for span in spans)) if spans else None
+    ranks.tell("close", max(finished_s for finished_s, _ in finished.values()), common)
+    ranks.gather("written")
+    if ranks.first_error is None:
+        after_window(None)
+    ranks.tell("leave")
+    for rank in ranks.living:
+        rank.leave()
+
+
+def _require_complete(
+    ranks: _Ranks, data: Sequence[ProcessData], config: ExperimentConfig, experiment_id: str, folder: Path
+) -> None:
+    ranks.require_all()
+    report = validate_process_completeness(
+        experiment_id, [one.record.raw for one in data], config.num_processes, folder
+    )
+    if not report.is_complete:
+        raise IncompleteProcesses(
+            f"{report.found} of {report.expected} processes left a whole result (missing: {report.missing}).",
+            "Look at the log; what there is is kept in raw/.",
+        )
+
+
+def _keep(folder: Path, output: Path, experiment_id: str) -> None:
+    """Raw results that some process completed stay for later; a folder without any is of no use."""
+    if not any(folder.glob(f"{files.COMPLETED_PREFIX}*")):
+        files.remove_folder(folder)
+        return
+    raw = output / files.RAW_FOLDER
+    raw.mkdir(exist_ok=True)
+    folder.rename(raw / experiment_id)
+
+
+def _as_error(index: int, exit_code: int, message: str, advice: str) -> JobError:
+    kinds: dict[int, type[JobError]] = {int(kind.exit_code): kind for kind in JobError.__subclasses__()}
+    kind = kinds.get(exit_code, IncompleteProcesses)
+    return kind(f"process {index}: {message}", advice)
