@@ -16,7 +16,7 @@ from rich.console import Console
 
 from images.contract.config import BACKENDS
 from images.contract.job import ExitCode, Interrupted, JobError
-from runner.gpus import list_gpus
+from runner.gpus import choose_gpus
 from runner.interrupt import ending_signals
 from runner.launchers import Launcher, Slot, checkout_revision
 from runner.launchers.docker import DockerLauncher
@@ -68,7 +68,7 @@ def _checked_size(_context: click.Context, _option: click.Parameter, value: str 
     "--memory", metavar="SIZE", callback=_checked_size, help="Most memory of a container, as Docker writes it (8g)."
 )
 @click.option(
-    "--gpus", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="auto: the first GPU."
+    "--gpus", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="auto: as many as it needs."
 )
 @click.option("--dry-run", is_flag=True, help="Check everything that can be checked, and run nothing.")
 def run(
@@ -95,7 +95,7 @@ def run(
     layout = Layout(output)
     chosen = LAUNCHERS[launcher](memory)
     identity = chosen.check(jobs[0].config)
-    slot = Slot(tuple(list_gpus()[:1])) if gpus == "auto" else Slot()
+    slot = Slot(tuple(choose_gpus(jobs[0].config))) if gpus == "auto" else Slot()
     progress = Progress(Console(stderr=True))
     progress.note(f"study {name}, launcher {launcher}, on {', '.join(slot.gpu_uuids) or 'the CPU'}")
     if identity.git_revision != (here := checkout_revision()):

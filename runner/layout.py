@@ -1,6 +1,7 @@
 """Every path below an output directory, and who may write where.
 
 OUT/{name}_{timestamp}/           finished cycles and failures; only `publish` puts them there
+OUT/raw/{experiment_id}/          what single processes of an incomplete experiment left
 OUT/.attempts/{study}-c001-a1-../ one try at one cycle; the job writes here and nowhere else
 OUT/.attempts/{study}.lock        held while a runner works on the study
 """
@@ -74,6 +75,15 @@ class Attempt:
         """The one directory with a result or a failure that the job left; None if it left none."""
         return next(files.find_directories(self.folder), None)
 
+    def raw_folders(self) -> dict[str, Path]:
+        """Raw results of processes of an experiment that did not complete, by experiment id."""
+        kept = {path.name: path for path in (self.folder / files.RAW_FOLDER).glob("*")}
+        for path in self.folder.glob(f"{files.UNFINISHED_RAW_PREFIX}*"):
+            # The job was killed; a process without its marker may have been in the middle of writing.
+            if any(path.glob(f"{files.COMPLETED_PREFIX}*")):
+                kept[path.name.removeprefix(files.UNFINISHED_RAW_PREFIX)] = path
+        return kept
+
     def remove(self) -> None:
         """Only after what it held was published."""
         self.token.unlink(missing_ok=True)
@@ -143,6 +153,15 @@ class Layout:
     def publish(self, directory: Path) -> Path:
         """Move a whole directory from an attempt to the output, with one rename."""
         return files.publish(directory, self.output, directory.name)
+
+    def publish_raw(self, attempt: Attempt) -> list[Path]:
+        """Move what single processes of an incomplete experiment left to OUT/raw/, where it waits for aggregation."""
+        published = []
+        for experiment_id, folder in attempt.raw_folders().items():
+            raw = self.output / files.RAW_FOLDER
+            raw.mkdir(exist_ok=True)
+            published.append(files.publish(folder, raw, experiment_id))
+        return published
 
 
 def take_back(folder: Path) -> None:

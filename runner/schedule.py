@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from images.contract.job import ExitCode, JobContext, JobError
+from runner.gpus import list_processes
 from runner.launchers import Ended, Identity, Launcher, LaunchFailed, Running, Slot
 from runner.layout import Attempt, Layout, take_back
 from runner.outcome import Outcome, conclude, read_phase, unstarted
@@ -95,6 +96,8 @@ def _run_one(job: Job, run: Run) -> tuple[Outcome, LaunchFailed | None]:
         ended, timed_out = _wait(running, attempt, run)
         running.collect()
         outcome = conclude(job, context, attempt, ended, run.layout, run.timeout_s if timed_out else None)
+        for folder in run.layout.publish_raw(attempt):
+            run.progress.note(f"what single processes measured is kept in {folder}")
     except LaunchFailed:
         raise  # it may still run: nothing may be taken from it, and nothing may start beside it
     except BaseException:
@@ -151,6 +154,7 @@ def _context(job: Job, run: Run) -> JobContext:
         git_revision=run.identity.git_revision,
         launcher=run.launcher.name,
         gpu_uuids=list(run.slot.gpu_uuids),
+        foreign_processes=list_processes(run.slot.gpu_uuids),
         node=platform.node(),
     )
 
@@ -187,4 +191,5 @@ def _clear(study: str, run: Run) -> None:
             run.progress.note(
                 f"published what an earlier runner of study {study} had finished: {run.layout.publish(finished).name}"
             )
+        run.layout.publish_raw(attempt)
         attempt.remove()

@@ -28,6 +28,8 @@ FAILURE_FILE = "failure.json"
 TIMESERIES_FILE = "timeseries.parquet"
 REQUESTS_FILE = "requests.parquet"
 RAW_FOLDER = "raw"
+UNFINISHED_RAW_PREFIX = ".raw-"
+"""Folder of an experiment's raw results while its processes run; the experiment id follows."""
 COMPLETED_PREFIX = ".completed_"
 """Last file of a process in a folder of raw results: nothing of it is missing."""
 

@@ -62,7 +62,8 @@ def find_gpus(config: ExperimentConfig, context: JobContext, clock: Clock) -> Jo
     if not uuids and config.gpus_per_process > 1:
         raise ConfigInvalid("gpus_per_process is above 1, and the job has no GPU.", "Set it to 1 for the CPU.")
     devices = devices[:needed]
-    return JobGpus(uuids[:needed], devices, no_meter, [*context.foreign_processes, *_foreign(devices)])
+    # The host sees more than a container does, and the same processes.
+    return JobGpus(uuids[:needed], devices, no_meter, context.foreign_processes or _foreign(devices))
 
 
 def wait_until_cool(devices: Sequence[Device], gate: CoolDownGate, clock: Clock) -> CoolDown | None:

@@ -213,7 +213,7 @@ def measure_ranks(
         JobError: a rank failed. Once the window was open, the others finish and what they wrote stays in
             ``raw/{experiment_id}`` of `output`.
     """
-    folder = output / f".raw-{experiment_id}"
+    folder = output / f"{files.UNFINISHED_RAW_PREFIX}{experiment_id}"
     folder.mkdir()
     module = type(backend).__module__
     plan = {"experiment_id": experiment_id, "config_hash": config_hash, "backend": module}
