@@ -38,13 +38,20 @@ _CONDITIONS = (
     "driver_version",
     "power_limits_w",
     "model_commit",
+    "is_simulated",
 )
 _SETTINGS = ("backend", "model", "dtype", "batch_size")
 
 
 @dataclass(frozen=True)
 class CampaignGroup:
-    """The cycles that one interval is over, and those left out of it. None is not recorded."""
+    """The cycles that one interval is over, and those left out of it. None is not recorded.
+
+    Attributes:
+        n_invalid: invalid for another reason than that GPUs are simulated (cycles).
+        largest_energy_bound: largest bound of the meter's error in a cycle, as a fraction of its energy.
+        n_bounds: cycles with such a bound.
+    """
 
     study: str | None
     measurement_config_hash: str | None
@@ -59,10 +66,13 @@ class CampaignGroup:
     driver_version: str | None = None
     power_limits_w: Sequence[float] | None = None
     model_commit: str | None = None
+    is_simulated: bool = False
     n_cycles: int = 0
     n_invalid: int = 0
     n_superseded: int = 0
     samples: Mapping[str, Sequence[float]] | None = None
+    largest_energy_bound: float | None = None
+    n_bounds: int = 0
     warnings: Mapping[str, int] | None = None
 
 
@@ -99,7 +109,7 @@ def _measured(results: Sequence[ExperimentResult], metric: str) -> list[float]:
 
 
 def campaign_groups(
-    connection: DuckDBPyConnection, study: str | None = None, *, include_invalid: bool = False
+    connection: DuckDBPyConnection, study: str | None = None, *, include_all: bool = False
 ) -> list[CampaignGroup]:
     """The groups in the warehouse, of one study or of everything.
 
@@ -107,16 +117,25 @@ def campaign_groups(
     it; a configuration that only failed has a group of its own.
 
     Args:
-        include_invalid: let invalid cycles count.
+        include_all: let invalid cycles count, and give the groups of simulated GPUs, too.
     """
     failed = _failures(connection, study)
     groups = [
         replace(group, n_failed=failed[key].n_failed) if (key := _key(group)) in failed else group
-        for group in _measured_groups(connection, study, include_invalid)
+        for group in _measured_groups(connection, study, include_all)
     ]
     reached = {_key(group) for group in groups}
     groups += [group for key, group in failed.items() if key not in reached]
     return sorted(groups, key=_order)
+
+
+def count_simulated(connection: DuckDBPyConnection, study: str | None = None) -> int:
+    """Cycles on simulated GPUs, which `campaign_groups` leaves out by default; replaced runs are not among them."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM cycles WHERE is_simulated AND NOT superseded AND ($study IS NULL OR study = $study)",
+        {"study": study},
+    ).fetchall()[0]
+    return int(count)
 
 
 def known_studies(connection: DuckDBPyConnection) -> list[str]:
@@ -127,7 +146,7 @@ def known_studies(connection: DuckDBPyConnection) -> list[str]:
     return [study for (study,) in rows if study is not None]
 
 
-def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_invalid: bool) -> list[CampaignGroup]:
+def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_all: bool) -> list[CampaignGroup]:
     names = [*_CONDITIONS, *_SETTINGS]
     # In the order they ran: the same cycles then always give the same interval.
     lists = ", ".join(
@@ -138,28 +157,30 @@ def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_
         f"""
         WITH judged AS (
             SELECT
-                cycles.*,
+                cycles.* REPLACE (counts OR ($include_all AND NOT superseded) AS counts),
                 (SELECT list(DISTINCT code ORDER BY code) FROM warnings
                     WHERE warnings.experiment_id = cycles.experiment_id) AS codes,
-                NOT superseded AND ($include_invalid OR measurement_valid IS DISTINCT FROM false) AS counts
+                energy_bound_j / nullif(total_energy_j, 0) AS bound
             FROM cycles
-            WHERE $study IS NULL OR study = $study
+            WHERE ($study IS NULL OR study = $study) AND ($include_all OR NOT is_simulated)
         )
         SELECT {", ".join(_CONDITIONS)}, {", ".join(f"any_value({name} ORDER BY start_time)" for name in _SETTINGS)},
             count(*) FILTER (counts),
-            count(*) FILTER (NOT superseded AND measurement_valid IS NOT DISTINCT FROM false),
+            count(*) FILTER (NOT superseded AND is_invalid),
             count(*) FILTER (superseded),
+            max(bound) FILTER (counts),
+            count(bound) FILTER (counts),
             flatten(list(codes ORDER BY start_time) FILTER (counts)),
             {lists}
         FROM judged
         GROUP BY {", ".join(_CONDITIONS)}
         """,
-        {"study": study, "include_invalid": include_invalid},
+        {"study": study, "include_all": include_all},
     ).fetchall()
     groups = []
     for row in rows:
         columns = dict(zip(names, row, strict=False))
-        n_cycles, n_invalid, n_superseded, codes, *samples = row[len(names) :]
+        n_cycles, n_invalid, n_superseded, bound, n_bounds, codes, *samples = row[len(names) :]
         measured = {metric: values for metric, values in zip(METRICS, samples, strict=True) if values}
         groups.append(
             CampaignGroup(
@@ -169,6 +190,8 @@ def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_
                 n_superseded=n_superseded,
                 n_failed=0,
                 samples=measured,
+                largest_energy_bound=bound,
+                n_bounds=n_bounds,
                 warnings=dict(Counter(sorted(codes or ()))),
             )
         )

@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_rando
 
 from warehouse.errors import EmptyWarehouse, WarehouseError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MEMORY_LIMIT = "2GB"
 """Of a reader. Beyond it DuckDB uses a temporary folder beside the database, or ends the query."""
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -25,7 +24,10 @@ from warehouse.errors import EmptyWarehouse, WarehouseError
 from warehouse.records import Broken, Record, Row, name_of, read_directory, signature_of
 
 BATCH = 500
-RESULT_TABLES = ("experiments", "process_results", "requests", "warnings")
+BATCH_BYTES = 256 * 2**20
+"""A batch ends with the directory whose sidecars bring it to this, because it is held in memory (bytes)."""
+SIDECAR_TABLES = ("requests", "samples")
+RESULT_TABLES = ("experiments", "process_results", "warnings", *SIDECAR_TABLES)
 FAILURE_TABLES = ("failures",)
 
 _log = logging.getLogger(__name__)
@@ -103,9 +105,7 @@ def ingest(
             else:
                 yield directory
 
-    directories = fresh()
-    while chunk := list(islice(directories, BATCH)):
-        batch = [read_directory(directory) for directory in chunk]
+    for batch in _batches(map(read_directory, fresh())):
         for record in batch:
             for note in getattr(record, "notes", ()):
                 report(f"warning: {note}")
@@ -134,6 +134,19 @@ def _bookkeeping(database: Path, wait_s: float) -> tuple[dict[str, str], set[str
         # A directory that is broken now may be known from better days.
         return {name: signature for name, signature in known.items() if name not in quarantined}, quarantined
     return {}, set()
+
+
+def _batches(records: Iterable[Record | Broken]) -> Iterator[list[Record | Broken]]:
+    batch: list[Record | Broken] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += sum(table.nbytes for table in record.sidecars.values()) if isinstance(record, Record) else 0
+        if len(batch) >= BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _is_unchanged(directory: Path, known: dict[str, str]) -> bool:
@@ -253,13 +266,16 @@ def _insert(connection: DuckDBPyConnection, records: Sequence[Record]) -> None:
     for table in ("experiments", "process_results", "warnings", "failures"):
         rows = [row for record in records for row in record.rows.get(table, ())]
         _append(connection, table, rows)
-    requests = [
-        record.requests.append_column("experiment_id", pa.repeat(record.experiment_id, len(record.requests)))
-        for record in records
-        if record.requests is not None and len(record.requests)
-    ]
-    if requests:
-        _append_table(connection, "requests", pa.concat_tables(requests))
+    # One dictionary for all: DuckDB then reads each id once, not once for every row.
+    ids = pa.array([record.experiment_id for record in records], pa.string())
+    for table in SIDECAR_TABLES:
+        parts = []
+        for index, record in enumerate(records):
+            if len(part := record.sidecars.get(table, ())):
+                column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(index, pa.int32()), len(part)), ids)
+                parts.append(part.append_column("experiment_id", column))
+        if parts:
+            _append_table(connection, table, pa.concat_tables(parts))
 
 
 def _keep_books(connection: DuckDBPyConnection, parts: _Sorted, now: datetime) -> None:

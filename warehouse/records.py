@@ -8,6 +8,7 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -72,7 +73,23 @@ _ENVIRONMENT_FIELDS = [
     "git_revision",
     "launcher",
     "node",
+    "simulated",
 ]
+_BREAKDOWN_FIELDS = {
+    "energy_bound_j": "bound_j",
+    "energy_counter_j": "counter_j",
+    "energy_counter_bound_j": "counter_bound_j",
+    "energy_integral_j": "integral_j",
+    "energy_integral_bound_j": "integral_bound_j",
+    "energy_update_period_s": "update_period_s",
+    "baseline_power_before_w": "baseline_power_before_w",
+    "baseline_power_after_w": "baseline_power_after_w",
+}
+_THERMAL_FIELDS = {
+    "max_temperature_c": "max_temperature_c",
+    "throttle_duration_s": "throttle_duration_sec",
+    "throttle_reasons": "reasons",
+}
 _JSON_FIELDS = ["environment_snapshot", "warmup_result", "energy_breakdown", "thermal_throttle", "aggregation"]
 _FAILURE_FIELDS = [
     "experiment_id",
@@ -91,7 +108,12 @@ _FAILURE_FIELDS = [
 
 @dataclass(frozen=True)
 class Record:
-    """One readable directory."""
+    """One readable directory.
+
+    Attributes:
+        rows: rows as Python has them, by table.
+        sidecars: rows as Arrow has them, by table; experiment_id is still to be added.
+    """
 
     directory: str
     kind: Literal["result", "failure"]
@@ -99,7 +121,7 @@ class Record:
     signature: str
     content_sha256: str
     rows: dict[str, list[Row]]
-    requests: files.Table | None = None
+    sidecars: dict[str, files.Table] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -123,7 +145,7 @@ def signature_of(directory: Path) -> str:
         OSError: the files cannot be looked at.
     """
     parts = []
-    for name in (files.RESULT_FILE, files.FAILURE_FILE, files.REQUESTS_FILE):
+    for name in (files.RESULT_FILE, files.FAILURE_FILE, files.REQUESTS_FILE, files.TIMESERIES_FILE):
         try:
             status = (directory / name).stat()
         except FileNotFoundError:
@@ -156,18 +178,16 @@ def _read_result(directory: Path, signature: str) -> Record:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = ExperimentResult.from_json(directory)
-    used = [files.RESULT_FILE]
-    requests = None
-    if result.requests is not None:
-        requests = files.load_table(directory, result.requests)
-        used.append(result.requests)
+    named = {"requests": result.requests, "samples": result.timeseries}
+    # One that is gone has been read as None, with a warning.
+    sidecars = {table: file for table, file in named.items() if file is not None}
     name = name_of(directory)
     return Record(
         directory=name,
         kind="result",
         experiment_id=result.experiment_id,
         signature=signature,
-        content_sha256=_digest(directory, used),
+        content_sha256=_digest(directory, [files.RESULT_FILE, *sidecars.values()]),
         rows={
             "experiments": [_experiment_row(result, name)],
             "process_results": [_process_row(result.experiment_id, process) for process in result.process_results],
@@ -176,7 +196,7 @@ def _read_result(directory: Path, signature: str) -> Record:
                 for index, text in enumerate(result.measurement_warnings)
             ],
         },
-        requests=requests,
+        sidecars={table: files.load_table(directory, file) for table, file in sidecars.items()},
         notes=[_storable(str(warning.message)) for warning in caught],
     )
 
@@ -206,6 +226,8 @@ def _experiment_row(result: ExperimentResult, directory: str) -> Row:
     row = {column: getattr(result, column) for column in _RESULT_FIELDS}
     row |= {column: getattr(result.latency_stats, column, None) for column in _LATENCY_FIELDS}
     row |= {column: getattr(environment, column, None) for column in _ENVIRONMENT_FIELDS}
+    row |= {column: getattr(result.energy_breakdown, part, None) for column, part in _BREAKDOWN_FIELDS.items()}
+    row |= {column: getattr(result.thermal_throttle, part, None) for column, part in _THERMAL_FIELDS.items()}
     row |= {column: _part_json(getattr(result, column)) for column in _JSON_FIELDS}
     row |= _config_columns(config)
     if row["model"] is None and result.process_results:
@@ -214,12 +236,30 @@ def _experiment_row(result: ExperimentResult, directory: str) -> Row:
         "directory": directory,
         "num_processes": _typed(config.get("num_processes"), int),
         "gpus_per_process": _typed(config.get("gpus_per_process"), int),
-        "energy_bound_j": result.energy_breakdown.bound_j if result.energy_breakdown else None,
         "tpot_mean_ms": extended.tpot_mean_ms if extended else None,
         "e2e_mean_ms": extended.e2e_mean_ms if extended else None,
         "warmup_converged": result.warmup_result.converged if result.warmup_result else None,
         "effective_config": _json(config),
+        **_window_columns(result),
+        **_activity_columns(result),
         **_gpu_columns(result),
+    }
+
+
+def _window_columns(result: ExperimentResult) -> Row:
+    """From where to where the figures count, in seconds after the window opened."""
+    part = result.steady_state_window if result.measurement_methodology != "total" else None
+    start, end = part or (0.0, result.total_inference_time_sec)
+    return {"window_from_s": start, "window_to_s": end}
+
+
+def _activity_columns(result: ExperimentResult) -> Row:
+    thermal = result.thermal_throttle
+    devices = thermal.devices if thermal else []
+    clocks = [device.sm_clock_mean_mhz for device in devices if device.sm_clock_mean_mhz is not None]
+    return {
+        "sm_clock_mean_mhz": fmean(clocks) if clocks else None,
+        "cool_down_waited_s": thermal.cool_down.waited_s if thermal and thermal.cool_down else None,
     }
 
 
@@ -262,6 +302,7 @@ def _process_row(experiment_id: str, process: RawProcessResult) -> Row:
         "output_tokens": inference.output_tokens,
         "cached_input_tokens": inference.cached_input_tokens,
         "avg_tokens_per_second": inference.avg_tokens_per_second,
+        "idle_tail_s": process.idle_tail_s,
         "total_energy_j": energy.total_energy_joules,
         "avg_power_w": energy.avg_power_watts,
         "energy_per_token_j": energy.energy_per_token_joules,

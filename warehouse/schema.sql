@@ -21,6 +21,8 @@ CREATE TABLE experiments (
     start_time TIMESTAMPTZ NOT NULL,
     end_time TIMESTAMPTZ NOT NULL,
     total_inference_time_sec DOUBLE NOT NULL,
+    window_from_s DOUBLE NOT NULL,
+    window_to_s DOUBLE NOT NULL,
     total_tokens BIGINT NOT NULL,
     input_tokens BIGINT,
     output_tokens BIGINT,
@@ -35,8 +37,20 @@ CREATE TABLE experiments (
     avg_energy_per_token_j DOUBLE,
     energy_adjusted_j DOUBLE,
     energy_bound_j DOUBLE,
+    energy_counter_j DOUBLE,
+    energy_counter_bound_j DOUBLE,
+    energy_integral_j DOUBLE,
+    energy_integral_bound_j DOUBLE,
+    energy_update_period_s DOUBLE,
     energy_per_device_j DOUBLE[],
     baseline_power_w DOUBLE,
+    baseline_power_before_w DOUBLE,
+    baseline_power_after_w DOUBLE,
+    max_temperature_c DOUBLE,
+    throttle_duration_s DOUBLE,
+    throttle_reasons VARCHAR[],
+    sm_clock_mean_mhz DOUBLE,
+    cool_down_waited_s DOUBLE,
     total_flops DOUBLE,
     ttft_mean_ms DOUBLE,
     ttft_p50_ms DOUBLE,
@@ -63,6 +77,7 @@ CREATE TABLE experiments (
     gpu_name VARCHAR,
     gpu_count INTEGER,
     gpu_uuids VARCHAR[],
+    simulated BOOLEAN,
     driver_version VARCHAR,
     power_limits_w DOUBLE[],
     image_name VARCHAR,
@@ -99,6 +114,8 @@ COMMENT ON COLUMN experiments.measurement_methodology IS 'total, steady_state or
 COMMENT ON COLUMN experiments.start_time IS 'opening mark of the measured window';
 COMMENT ON COLUMN experiments.end_time IS 'closing mark of the measured window';
 COMMENT ON COLUMN experiments.total_inference_time_sec IS 'length of the measured window (s)';
+COMMENT ON COLUMN experiments.window_from_s IS 'start of the part that the figures describe, after the window opened; 0 unless it is a part (s)';
+COMMENT ON COLUMN experiments.window_to_s IS 'end of that part, after the window opened; the window''s length unless it is a part (s)';
 COMMENT ON COLUMN experiments.total_tokens IS 'input + output tokens (tokens)';
 COMMENT ON COLUMN experiments.input_tokens IS 'input tokens; padding never counts (tokens)';
 COMMENT ON COLUMN experiments.output_tokens IS 'ids generated up to and including EOS (tokens)';
@@ -113,8 +130,20 @@ COMMENT ON COLUMN experiments.energy_per_output_token_j IS 'headline: total ener
 COMMENT ON COLUMN experiments.avg_energy_per_token_j IS 'total energy / total tokens (J/token)';
 COMMENT ON COLUMN experiments.energy_adjusted_j IS 'total energy - baseline x window, may be below 0 (J)';
 COMMENT ON COLUMN experiments.energy_bound_j IS 'bound of the error of total_energy_j (J)';
+COMMENT ON COLUMN experiments.energy_counter_j IS 'by the energy counters, all devices (J)';
+COMMENT ON COLUMN experiments.energy_counter_bound_j IS 'bound of the error of energy_counter_j (J)';
+COMMENT ON COLUMN experiments.energy_integral_j IS 'by the trapezoid integral of sampled power, all devices (J)';
+COMMENT ON COLUMN experiments.energy_integral_bound_j IS 'bound of the error of energy_integral_j (J)';
+COMMENT ON COLUMN experiments.energy_update_period_s IS 'time between two steps of the energy counter, longest of the devices (s)';
 COMMENT ON COLUMN experiments.energy_per_device_j IS 'energy of each device (J)';
 COMMENT ON COLUMN experiments.baseline_power_w IS 'sum of the devices'' idle means (W)';
+COMMENT ON COLUMN experiments.baseline_power_before_w IS 'idle, before load (W)';
+COMMENT ON COLUMN experiments.baseline_power_after_w IS 'idle with the model loaded, after the window (W)';
+COMMENT ON COLUMN experiments.max_temperature_c IS 'highest of any device in the window (degrees C)';
+COMMENT ON COLUMN experiments.throttle_duration_s IS 'of the device that was throttled longest (s)';
+COMMENT ON COLUMN experiments.throttle_reasons IS 'why devices were slowed down in the window; empty: they were not';
+COMMENT ON COLUMN experiments.sm_clock_mean_mhz IS 'mean in the window, mean over the devices that reported one (MHz)';
+COMMENT ON COLUMN experiments.cool_down_waited_s IS 'time the job waited for the GPUs to cool before it began (s)';
 COMMENT ON COLUMN experiments.total_flops IS 'arithmetic done, multiply-add counts 2 (FLOP)';
 COMMENT ON COLUMN experiments.ttft_mean_ms IS 'arrival to first output token, mean (ms)';
 COMMENT ON COLUMN experiments.ttft_p50_ms IS 'arrival to first output token, median (ms)';
@@ -141,6 +170,7 @@ COMMENT ON COLUMN experiments.cpu_model IS 'CPU of the machine';
 COMMENT ON COLUMN experiments.gpu_name IS 'model of the GPUs; several models joined with +';
 COMMENT ON COLUMN experiments.gpu_count IS 'GPUs used; NULL is not recorded';
 COMMENT ON COLUMN experiments.gpu_uuids IS 'UUIDs of the GPUs used';
+COMMENT ON COLUMN experiments.simulated IS 'some GPU is a simulation, so that energy proves nothing; NULL is not recorded';
 COMMENT ON COLUMN experiments.driver_version IS 'NVIDIA driver';
 COMMENT ON COLUMN experiments.power_limits_w IS 'distinct power limits of the GPUs, ascending (W)';
 COMMENT ON COLUMN experiments.image_name IS 'image reference; NULL for a local process';
@@ -174,6 +204,7 @@ CREATE TABLE process_results (
     output_tokens BIGINT,
     cached_input_tokens BIGINT,
     avg_tokens_per_second DOUBLE NOT NULL,
+    idle_tail_s DOUBLE,
     total_energy_j DOUBLE,
     avg_power_w DOUBLE,
     energy_per_token_j DOUBLE,
@@ -200,6 +231,7 @@ COMMENT ON COLUMN process_results.input_tokens IS 'input tokens (tokens)';
 COMMENT ON COLUMN process_results.output_tokens IS 'output tokens (tokens)';
 COMMENT ON COLUMN process_results.cached_input_tokens IS 'input tokens served from a cache (tokens)';
 COMMENT ON COLUMN process_results.avg_tokens_per_second IS 'total tokens / its window (tokens/s)';
+COMMENT ON COLUMN process_results.idle_tail_s IS 'waited for slower processes at the end; its energy counts (s)';
 COMMENT ON COLUMN process_results.total_energy_j IS 'energy of its devices (J)';
 COMMENT ON COLUMN process_results.avg_power_w IS 'mean power of its devices (W)';
 COMMENT ON COLUMN process_results.energy_per_token_j IS 'per total token (J/token)';
@@ -235,6 +267,21 @@ COMMENT ON COLUMN requests.ttft_ms IS 'arrival to first output token (ms)';
 COMMENT ON COLUMN requests.e2e_ms IS 'arrival to last token (ms)';
 COMMENT ON COLUMN requests.queue_ms IS 'time in the backend''s queue (ms)';
 COMMENT ON COLUMN requests.itl_ms IS 'every gap between deliveries (ms)';
+
+-- No primary key: its index would make ingest several times slower. A NaN is refused, for it would spoil every sum.
+CREATE TABLE samples (
+    experiment_id VARCHAR NOT NULL,
+    gpu_index INTEGER NOT NULL CHECK (gpu_index >= 0),
+    timestamp_s DOUBLE NOT NULL CHECK (isfinite(timestamp_s)),
+    gpu_power_w DOUBLE CHECK (isfinite(gpu_power_w)),
+    gpu_temperature_c DOUBLE CHECK (isfinite(gpu_temperature_c))
+);
+COMMENT ON TABLE samples IS 'One sample of one GPU per row: all in the measured window, and one on each side of it.';
+COMMENT ON COLUMN samples.experiment_id IS 'the experiment it belongs to';
+COMMENT ON COLUMN samples.gpu_index IS 'place of the GPU among those of its job, from 0';
+COMMENT ON COLUMN samples.timestamp_s IS 'time after the window opened, negative before (s)';
+COMMENT ON COLUMN samples.gpu_power_w IS 'power (W)';
+COMMENT ON COLUMN samples.gpu_temperature_c IS 'temperature (degrees C)';
 
 CREATE TABLE warnings (
     experiment_id VARCHAR,

@@ -166,6 +166,10 @@ class StubOptions(_Options):
         "none", description="never return; uninterruptible ignores SIGTERM, as a call stuck in a driver does"
     )
     when: Literal["load", "warm_up", "window"] = Field("window", description="where fail and hang take effect")
+    rank: int | None = Field(None, ge=0, description="process in which fail and hang take effect; null is every one")
+    slowdown_per_rank: float = Field(
+        0.0, ge=0.0, description="each further process's window is longer by this part of window_s"
+    )
 
 
 class ExperimentConfig(_Part):
@@ -212,6 +216,15 @@ class ExperimentConfig(_Part):
             raise ValueError(
                 f"methodology {self.measurement.methodology} needs a time stamp on every token, which backend "
                 f"'{self.backend}' does not give; set measurement.methodology: total"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _work_for_every_process(self) -> Self:
+        if self.workload.n_prompts < self.num_processes:
+            raise ValueError(
+                f"workload.n_prompts ({self.workload.n_prompts}) is below num_processes ({self.num_processes}), "
+                "so some process would have nothing to do"
             )
         return self
 

@@ -130,6 +130,9 @@ class JobContext(BaseModel):
     foreign_processes: list[str] = Field(
         default_factory=list, description="processes of others on these GPUs, as the host saw them at the start"
     )
+    process_index: int = Field(
+        0, ge=0, description="which of the experiment's processes this is; set by the job itself"
+    )
     node: str | None = Field(None, description="host name of the machine")
     pod: str | None = Field(None, description="Kubernetes pod name")
 

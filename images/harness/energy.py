@@ -16,8 +16,10 @@ Error bound of the counter's figure, J:
     + uncertainty of each tick's time x power there                                         reading gaps
 
 The lag is the longest that the readings allow (`measure_lag`); where they tell it, ticks are moved back by it. Error
-bound of the integral: the same edges, and three standard deviations of the trapezoid's error between samples, each
-step of size d over a gap g being off by an equally distributed amount within d x g / 2.
+bound of the integral: the edges over the longest time without a sample there, or that a power reading stands still;
+and three standard deviations of the sum between samples, as if neighbours were independent draws (their difference d
+over a gap g then has a variance of d^2 / 2, and the sum one of d^2 g^2 / 2). That holds for a load that changes faster
+than it is sampled, and is generous for one that changes more slowly. Both bounds end with the meter's resolution.
 """
 
 from __future__ import annotations
@@ -34,8 +36,11 @@ Array = NDArray[np.float64]
 AVERAGED_OVER_S = 1.0
 _DENSE = 0.25  # a tick known to this part of a period has a time of its own
 _LAGS_TRIED = 61
-_LONGEST_LAG = 3.0  # periods
+_LONGEST_LAG = 3.0  # periods,
+_LONGEST_LAG_S = 0.2  # and at least this
+_LONGEST_STALE_S = 0.1  # a reading that stands still for longer shows a power that does
 _FARTHEST = 3.0  # periods between a mark and its tick
+_RESOLUTION_J = 0.001  # of the counter, and of a second of power
 _SEEN_S = 0.012  # power is known between readings no farther apart
 _NOISE = 0.01  # part of a step's energy that may stay unexplained
 _IRREGULAR = 0.05  # part of a period by which two ticks may be nearer or farther
@@ -127,7 +132,7 @@ def measure_lag(readings: Readings, period_s: float) -> Lag:
     A lag is refused when some step of the counter cannot be the integral of power over the step's time that much
     earlier, however power ran between its readings. With power that never changed, nothing is refused.
     """
-    longest_s = _LONGEST_LAG * period_s
+    longest_s = max(_LONGEST_LAG * period_s, _LONGEST_LAG_S)
     time, power = readings.powered()
     starts, ends, half_width, steps = _dense_steps(readings, period_s)
     if time.size < 2 or steps.size == 0:
@@ -231,7 +236,8 @@ def _by_counter(
     opening = _anchor(ticks, opened_s, time, before=True)
     closing = _anchor(ticks, closed_s, time, before=False)
     for tick, mark in ((opening, opened_s), (closing, closed_s)):
-        if abs(ticks.time_s[tick] - mark) - ticks.half_width_s[tick] > _FARTHEST * traits.period_s:
+        farthest_s = _FARTHEST * traits.period_s + (traits.lag_s or 0.0) + ticks.half_width_s[tick]
+        if abs(ticks.time_s[tick] - mark) > farthest_s:
             return None, None  # the counter stood still there
     integral = _Integral(time, power, (opened_s, closed_s))
     energy = float(
@@ -252,7 +258,7 @@ def _by_counter(
         float(ticks.half_width_s[tick]) * float(np.max(there))
         for tick, there in zip((opening, closing), near, strict=True)
     )
-    return energy, bound
+    return energy, bound + 2 * _RESOLUTION_J
 
 
 def _by_integral(
@@ -266,12 +272,19 @@ def _by_integral(
     gaps, jumps = np.diff(within), np.diff(level)
     head, tail = within[0] - opened_s, closed_s - within[-1]
     energy = float(np.sum(gaps * (level[1:] + level[:-1])) / 2 + head * level[0] + tail * level[-1])
-    edges = 0.0
-    for mark, held in ((opened_s, head), (closed_s, tail)):
-        reach = AVERAGED_OVER_S if method == "average_1s" else held
-        edges += reach * float(np.ptp(_near(time, power, mark, max(reach, float(np.max(gaps, initial=held))))))
-    between = 3.0 * float(np.sqrt(np.sum((gaps * jumps) ** 2) / 12.0))
-    return energy, edges + between
+    stale_s = AVERAGED_OVER_S if method == "average_1s" else _standing_still(time, power)
+    reach_s = stale_s + float(np.max(gaps, initial=0.0))
+    near = [_near(time, power, mark, reach_s) for mark in (opened_s, closed_s)]
+    edges = sum(max(stale_s, held) * float(np.ptp(there)) for held, there in zip((head, tail), near, strict=True))
+    edges += stale_s * float(np.ptp(np.concatenate(near)))
+    between = 3.0 * float(np.sqrt(np.sum((gaps * jumps) ** 2) / 2.0))
+    return energy, edges + between + _RESOLUTION_J * (1.0 + closed_s - opened_s)
+
+
+def _standing_still(time: Array, power: Array) -> float:
+    """How long a power reading stays the same (s): the median between changes, capped where that is the load's own."""
+    changes = time[1:][np.diff(power) != 0]
+    return min(float(np.median(np.diff(changes))), _LONGEST_STALE_S) if changes.size > 2 else _LONGEST_STALE_S
 
 
 def _anchor(ticks: Ticks, mark_s: float, power_time: Array, *, before: bool) -> int:

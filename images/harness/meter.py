@@ -29,9 +29,9 @@ _CALIBRATION_S = 1.2
 _CALIBRATION_TICKS = 6
 _WITHOUT_COUNTER_S = 0.02
 """Power alone is sampled at least this often: then each power step is known to 10 ms."""
-_SETTLE_PERIODS = 3.0
-_LONGEST_PERIODS = 4.5
-_TAIL_PERIODS = 3.0
+_SETTLE_PERIODS, _SETTLE_S = 3.0, 0.2
+_LONGEST_PERIODS = 1.5
+_TAIL_PERIODS, _TAIL_S = 3.0, 0.2
 _EDGE_PERIODS = 2.5
 _WATCHED_S = 30.0
 
@@ -101,9 +101,10 @@ class Meter:
             self.sampler.begin()
         begun_s = self._clock.now_s()
         period_s = self._longest_period_s
+        settle_s = max(_SETTLE_PERIODS * period_s, _SETTLE_S)
         self.sampler.poll(
-            lambda: self._clock.now_s() - begun_s >= _SETTLE_PERIODS * period_s and self._ticked(1, begun_s),
-            _LONGEST_PERIODS * period_s,
+            lambda: self._clock.now_s() - begun_s >= settle_s and self._ticked(1, begun_s),
+            settle_s + _LONGEST_PERIODS * period_s,
         )
 
     def watch_until(self, happened: Callable[[], bool], at_most_s: float) -> None:
@@ -142,7 +143,13 @@ class Meter:
         """Watch until every counter has moved twice after the closing mark, three periods at most."""
         if not self.devices:
             return
-        self.sampler.poll(lambda: self._ticked(2, closed_s), _TAIL_PERIODS * self._longest_period_s)
+        period_s = self._longest_period_s
+        self.sampler.poll(
+            lambda: (
+                self._clock.now_s() - closed_s >= min(_TAIL_S, _TAIL_PERIODS * period_s) and self._ticked(2, closed_s)
+            ),
+            max(_TAIL_PERIODS * period_s, _TAIL_S),
+        )
         if self._longest_period_s == 0.0:
             self.sampler.snap()  # the one reading after the mark
         self.stop()

@@ -17,19 +17,25 @@ from datetime import UTC, datetime
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from images.contract import files
 from images.contract.config import ExperimentConfig
-from images.contract.job import CONFIG_FILE, CONTEXT_FILE, ExitCode, JobContext, JobError, MeasurementFailed
+from images.contract.job import (
+    CONFIG_FILE,
+    CONTEXT_FILE,
+    ExitCode,
+    JobContext,
+    JobError,
+    MeasurementFailed,
+    OutOfMemory,
+)
 from images.contract.process import ProcessData, write_process
 from images.harness.meter import Meter
 from images.harness.nvml import Device, MeterUnavailable, open_devices
 from images.harness.process import Place, measure_process
 from images.harness.sampler import SystemClock
 from images.harness.window import Span
-
-log = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
 _BARRIER_S = 24 * 3600.0
@@ -43,18 +49,18 @@ class CommonMarks:
         self._connection = connection
 
     def gather(self) -> None:
-        self._connection.send(("ready",))
+        self.say("ready")
         self._hear("gather")
 
     def open(self, meter: Meter) -> tuple[float, datetime]:
-        self._connection.send(("near",))
+        self.say("near")
         meter.watch_until(self._connection.poll, _BARRIER_S)
         opened_s, opened_at = self._hear("open")
         time.sleep(max(opened_s - time.perf_counter(), 0.0))
         return opened_s, datetime.fromtimestamp(opened_at, UTC)
 
     def close(self, finished_s: float, span: Span | None, _meter: Meter) -> tuple[float, Span | None]:
-        self._connection.send(("finished", finished_s, span))
+        self.say("finished", finished_s, span)
         closed_s, common = self._hear("close")
         if common is not None and common[1] <= common[0]:
             raise MeasurementFailed(
@@ -64,39 +70,59 @@ class CommonMarks:
 
     def leave(self) -> None:
         """The files are written; wait with the model in memory until nobody needs it idle any more."""
-        self._connection.send(("written",))
+        self.say("written")
         self._hear("leave")
+
+    def say(self, *message: object) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            _leave_alone()
 
     def _hear(self, word: str) -> tuple[Any, ...]:
         try:
             message = self._connection.recv()
         except (EOFError, OSError):
-            raise SystemExit(int(ExitCode.INTERRUPTED)) from None  # the coordinator is gone, and so is the experiment
+            _leave_alone()
         if message[0] != word:
             raise AssertionError(f"heard {message[0]} and not {word}")
         return tuple(message[1:])
 
 
+def _leave_alone() -> NoReturn:
+    """The coordinator is gone, and so is the experiment."""
+    os._exit(int(ExitCode.INTERRUPTED))
+
+
 def serve(folder: Path, index: int, connection: Connection[Any, Any]) -> int:
     """Be rank `index` of the experiment in `folder`; returns the exit code."""
+    if connection.poll():
+        _leave_alone()  # before anything was said there is nothing to hear but the end
     config = ExperimentConfig.model_validate(files.read_json(folder / CONFIG_FILE))
     context = JobContext.model_validate(files.read_json(folder / CONTEXT_FILE))
     plan = files.read_json(folder / PLAN_FILE)
     first = index * config.gpus_per_process
-    own = context.model_copy(update={"gpu_uuids": (context.gpu_uuids or [])[first : first + config.gpus_per_process]})
+    uuids = (context.gpu_uuids or [])[first : first + config.gpus_per_process]
+    own = context.model_copy(update={"gpu_uuids": uuids, "process_index": index})
     marks = CommonMarks(connection)
 
     def written(data: ProcessData) -> None:
-        write_process(folder, data)
+        try:
+            write_process(folder, data)
+        except OSError as error:
+            raise MeasurementFailed(
+                f"its result cannot be written ({error.strerror}).", "Make room there and run it again."
+            ) from None
         marks.leave()
 
     try:
         place = Place(plan["experiment_id"], plan["config_hash"], index, first, _devices(config, own))
         backend = import_module(plan["backend"]).Backend()
-        measure_process(config, own, place, backend, marks, lambda phase: connection.send(("phase", phase)), written)
-    except JobError as error:
-        log.error("%s", error)
-        connection.send(("failed", int(error.exit_code), error.message, error.advice))
+        measure_process(config, own, place, backend, marks, lambda phase: marks.say("phase", phase), written)
+    except (JobError, MemoryError) as problem:
+        # Said by the coordinator, once, with this rank's name.
+        error = problem if isinstance(problem, JobError) else OutOfMemory("ran out of memory.", "Lower batch_size.")
+        marks.say("failed", int(error.exit_code), error.message, error.advice)
         return int(error.exit_code)
     return 0
 

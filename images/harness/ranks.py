@@ -36,6 +36,7 @@ from images.contract.job import (
     IncompleteProcesses,
     JobContext,
     JobError,
+    MeasurementFailed,
 )
 from images.contract.process import ProcessData, load_processes
 from images.harness.backend import Backend
@@ -84,12 +85,12 @@ class _Rank:
         except OSError:
             self.error = self.error or self._cause_of_death()
 
-    def leave(self) -> None:
-        """Wait for its end, which is not waited for too long."""
+    def leave(self, deadline_s: float) -> None:
+        """Wait for its end, at the latest until the deadline (time.monotonic)."""
         try:
-            self._process.wait(_LEAVE_S)
+            self._process.wait(max(deadline_s - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
-            log.warning("rank %d did not close its backend in %.0f s and is ended", self.index, _LEAVE_S)
+            log.warning("process %d did not close its backend in %.0f s and is ended", self.index, _LEAVE_S)
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -114,7 +115,7 @@ class _Rank:
             name = signal.Signals(-code).name
             return IncompleteProcesses(
                 f"process {self.index} was killed by {name}.",
-                "Run it again; if it was memory, lower batch_size. What the others measured is kept in raw/.",
+                "Run it again; if it was memory, lower batch_size.",
             )
         return IncompleteProcesses(
             f"process {self.index} ended with exit code {code} in mid-work.", "Its traceback is in the log."
@@ -164,8 +165,12 @@ class _Ranks:
     def first_error(self) -> JobError | None:
         return next((rank.error for rank in self.all if rank.error is not None), None)
 
-    def gather(self, word: str) -> dict[int, tuple[Any, ...]]:
-        """Every living rank's message `word`; one that fails meanwhile is no longer waited for."""
+    def gather(self, word: str, *, all_or_none: bool = False) -> dict[int, tuple[Any, ...]]:
+        """Every living rank's message `word`; one that fails meanwhile is no longer waited for.
+
+        Raises:
+            JobError: with `all_or_none`, a rank failed; the others are no longer waited for.
+        """
         said: dict[int, tuple[Any, ...]] = {}
         while waiting := {rank.connection: rank for rank in self.living if rank.index not in said}:
             for connection in wait(list(waiting)):
@@ -173,6 +178,8 @@ class _Ranks:
                 message = rank.receive(self._report)
                 if message is not None and message[0] == word:
                     said[rank.index] = message[1:]
+            if all_or_none:
+                self.require_all()
         return said
 
     def tell(self, *message: object) -> None:
@@ -214,17 +221,13 @@ def measure_ranks(
             ``raw/{experiment_id}`` of `output`.
     """
     folder = output / f"{files.UNFINISHED_RAW_PREFIX}{experiment_id}"
-    folder.mkdir()
-    module = type(backend).__module__
-    plan = {"experiment_id": experiment_id, "config_hash": config_hash, "backend": module}
-    files.write_atomic(folder / CONFIG_FILE, config.model_dump_json(indent=1))
-    files.write_atomic(folder / CONTEXT_FILE, context.model_dump_json(indent=1))
-    files.write_atomic(folder / PLAN_FILE, json.dumps(plan))
+    plan = {"experiment_id": experiment_id, "config_hash": config_hash, "backend": type(backend).__module__}
     try:
+        _prepare(folder, config, context, plan)
         with _Ranks(config, context, folder, report) as ranks:
             _run(ranks, after_window)
             data = load_processes(folder)
-            _require_complete(ranks, data, config, experiment_id, folder)
+            _require_complete(data, config, experiment_id, folder)
     except BaseException:
         _keep(folder, output, experiment_id)
         raise
@@ -232,13 +235,24 @@ def measure_ranks(
     return data
 
 
+def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, plan: dict[str, str]) -> None:
+    """What the ranks read, and later whoever aggregates what they leave."""
+    try:
+        folder.mkdir()
+        files.write_atomic(folder / CONFIG_FILE, config.model_dump_json(indent=1))
+        files.write_atomic(folder / CONTEXT_FILE, context.model_dump_json(indent=1))
+        files.write_atomic(folder / PLAN_FILE, json.dumps(plan))
+    except OSError as error:
+        raise MeasurementFailed(
+            f"nothing can be written to {folder.parent} ({error.strerror}).", "Make room there and run it again."
+        ) from None
+
+
 def _run(ranks: _Ranks, after_window: Callable[[object], None]) -> None:
-    """The barriers. A failure before the window opens ends the experiment; after it, the others go on."""
-    ranks.gather("ready")
-    ranks.require_all()
+    """The barriers. A failure before the window opens ends the experiment at once; after it, the others go on."""
+    ranks.gather("ready", all_or_none=True)
     ranks.tell("gather")
-    ranks.gather("near")
-    ranks.require_all()
+    ranks.gather("near", all_or_none=True)
     opened_s = time.perf_counter() + _OPEN_IN_S
     opened_at = datetime.now(UTC).timestamp() + _OPEN_IN_S
     ranks.tell("open", opened_s, opened_at)
@@ -249,17 +263,16 @@ def _run(ranks: _Ranks, after_window: Callable[[object], None]) -> None:
     common = (max(span[0] for span in spans), min(span[1] for span in spans)) if spans else None
     ranks.tell("close", max(finished_s for finished_s, _ in finished.values()), common)
     ranks.gather("written")
-    if ranks.first_error is None:
-        after_window(None)
-    ranks.tell("leave")
-    for rank in ranks.living:
-        rank.leave()
-
-
-def _require_complete(
-    ranks: _Ranks, data: Sequence[ProcessData], config: ExperimentConfig, experiment_id: str, folder: Path
-) -> None:
     ranks.require_all()
+    after_window(None)
+    # From here on a rank may die: all that it measured is written.
+    ranks.tell("leave")
+    deadline_s = time.monotonic() + _LEAVE_S
+    for rank in ranks.living:
+        rank.leave(deadline_s)
+
+
+def _require_complete(data: Sequence[ProcessData], config: ExperimentConfig, experiment_id: str, folder: Path) -> None:
     report = validate_process_completeness(
         experiment_id, [one.record.raw for one in data], config.num_processes, folder
     )
@@ -278,6 +291,7 @@ def _keep(folder: Path, output: Path, experiment_id: str) -> None:
     raw = output / files.RAW_FOLDER
     raw.mkdir(exist_ok=True)
     folder.rename(raw / experiment_id)
+    log.warning("what single processes measured is kept in %s", raw / experiment_id)
 
 
 def _as_error(index: int, exit_code: int, message: str, advice: str) -> JobError:

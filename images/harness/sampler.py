@@ -23,6 +23,7 @@ DENSE_S = 0.001
 EDGE_S = 0.005
 """Gap between readings in the window's first moments and in the warm-up."""
 _GOLDEN = 0.6180339887498949
+_ROUNDING_S = 1e-6
 
 
 class Clock(Protocol):
@@ -101,7 +102,7 @@ class Sampler:
     def take(self) -> None:
         """The reading that is due: everything in each slot, counter and power near an edge."""
         self._latest_s = self._clock.now_s()
-        sample = self._latest_s >= self._slot_due_s
+        sample = self._latest_s >= self._slot_due_s - _ROUNDING_S
         self._read(with_state=sample)
         if sample:
             passed = int((self._latest_s - self._begun_s) / self._interval_s)

@@ -52,6 +52,7 @@ class Backend:
     def load(self, config: ExperimentConfig, context: JobContext, /) -> LoadedModel:
         self._options = config.stub or StubOptions()
         self._batch_size = config.batch_size
+        self._rank = context.process_index
         self._noise = np.random.default_rng([config.seed, context.cycle])
         self._phase = "load"
         self._misbehave()
@@ -92,10 +93,10 @@ class Backend:
 
     def _window_s(self) -> float:
         factor = 1.0 + self._options.noise * float(self._noise.standard_normal())
-        return self._options.window_s * max(factor, 0.0)
+        return self._options.window_s * max(factor, 0.0) * (1.0 + self._options.slowdown_per_rank * self._rank)
 
     def _misbehave(self) -> None:
-        if self._phase != self._options.when:
+        if self._phase != self._options.when or self._options.rank not in (None, self._rank):
             return
         if self._options.hang != "none":
             if self._options.hang == "uninterruptible":

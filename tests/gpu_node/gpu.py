@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tests.gpu_node.curves import Array, Script
+from tests.gpu_node.curves import Script
 from tests.gpu_node.layout import (
     FOREVER_NS,
     MAX_FAULTS,
@@ -151,8 +152,8 @@ class Gpu:
 
     def trace(
         self,
-        offsets_s: Sequence[float] | Array,
-        watts: Sequence[float] | Array,
+        offsets_s: ArrayLike,
+        watts: ArrayLike,
         period_s: float = 0.0,
         start_s: float | None = None,
     ) -> None:
@@ -173,9 +174,7 @@ class Gpu:
             self.state.loads[count] = LoadStruct(time_ns, watts)
             self.state.load_count = count + 1
 
-    def _set_curve(
-        self, offsets_s: Sequence[float] | Array, watts: Sequence[float] | Array, period_s: float, start_s: float | None
-    ) -> None:
+    def _set_curve(self, offsets_s: ArrayLike, watts: ArrayLike, period_s: float, start_s: float | None) -> None:
         offsets, powers = np.asarray(offsets_s, float), np.asarray(watts, float)
         if offsets.shape != powers.shape or offsets.ndim != 1 or not 0 < len(offsets) <= MAX_POINTS:
             raise ValueError(f"a curve needs 1 to {MAX_POINTS} offsets and as many powers")

@@ -144,7 +144,7 @@ def test_who_runs_keeps_the_node_it_started_with(host_node: Node, stub_image: st
 
 
 def test_a_host_without_a_node_says_so(host_node: Node, stub_image: str) -> None:
-    host_node.close()
+    host_node.file.unlink()  # not closed: then another session's node could take its place
     done = _run(stub_image, SHOW, "--gpus", "all")
     assert done.returncode == 125
     assert "no simulated GPU node" in done.stderr

@@ -78,9 +78,9 @@ def test_the_hook_leaves_the_host_alone_whatever_the_image_links_to(tmp_path: Pa
     root.mkdir()
     (root / "run").symlink_to(tmp_path / "host")
     with pytest.raises(SystemExit, match="leads out of it"):
-        hook["folder_in"](str(root), "run/gpu-node")
+        hook["folder_in"](root, "run/gpu-node")
     assert not (tmp_path / "host").exists()
-    assert hook["folder_in"](str(root), "var/deep") == str(root / "var" / "deep")
+    assert hook["folder_in"](root, "var/deep") == root / "var" / "deep"
 
 
 def test_a_build_is_kept_until_the_sources_change(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
 from images.contract.failure import JobFailure
-from images.contract.files import REQUESTS_SCHEMA
+from images.contract.files import REQUESTS_SCHEMA, TIMESERIES_FILE, TIMESERIES_SCHEMA
 from images.contract.parts import (
     ComputeMetrics,
     EnergyMetrics,
@@ -79,9 +80,21 @@ def requests_table(count: int) -> pa.Table:
     return pa.Table.from_pylist([row | {"request_index": index} for index in range(count)], schema=REQUESTS_SCHEMA)
 
 
-def save(root: Path, result: ExperimentResult, n_requests: int = 3) -> Path:
+def samples_table(*gpus: Sequence[tuple[float, float | None]], temperature_c: float | None = 40.0) -> pa.Table:
+    """timeseries.parquet of one list of (seconds, W) per GPU, in the order of time as a sampler leaves it."""
+    found = sorted((time_s, index, power_w) for index, samples in enumerate(gpus) for time_s, power_w in samples)
+    rows = [
+        {"timestamp_s": time_s, "gpu_power_w": power_w, "gpu_temperature_c": temperature_c, "gpu_index": index}
+        for time_s, index, power_w in found
+    ]
+    return pa.Table.from_pylist(rows, schema=TIMESERIES_SCHEMA)
+
+
+def save(root: Path, result: ExperimentResult, n_requests: int = 3, samples: pa.Table | None = None) -> Path:
     """The directory that `result` was saved in."""
-    return result.save(root, requests=requests_table(n_requests) if result.requests else None).parent
+    named = result.model_copy(update={"timeseries": None if samples is None else TIMESERIES_FILE})
+    requests = requests_table(n_requests) if result.requests else None
+    return named.save(root, timeseries=samples, requests=requests).parent
 
 
 def save_failure(root: Path, number: int = 1, **fields: Any) -> Path:

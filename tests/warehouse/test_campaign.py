@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from images.contract.parts import EnergyBreakdown
+from images.contract.result import ExperimentResult
 from tests.warehouse.results import CONFIG, make_result, save, save_failure, warehouse
 from warehouse.bootstrap import BootstrapResult
 from warehouse.campaign import CampaignGroup, aggregate_campaign_results, campaign_groups
@@ -43,7 +45,7 @@ def test_invalid_cycles_and_failures_stay_beside_the_interval(tmp_path: Path) ->
     save_failure(root)
     (group,) = groups_of(tmp_path)
     assert (group.n_cycles, group.n_invalid, group.n_failed) == (2, 1, 1)
-    (group,) = groups_of(tmp_path, include_invalid=True)
+    (group,) = groups_of(tmp_path, include_all=True)
     assert (group.n_cycles, group.n_invalid) == (3, 1)
 
 
@@ -101,9 +103,9 @@ def test_no_figure_is_cut_however_narrow_the_terminal(
     groups_of(tmp_path)
     capsys.readouterr()
     assert warehouse("campaign", db=tmp_path / "w.duckdb") == 0
-    shown = capsys.readouterr().out
-    assert "\u2026" not in shown
-    words = shown.split()
+    text = capsys.readouterr().out
+    assert "\u2026" not in text
+    words = text.split()
     for figure in ("186,002.0", "1.0", "[186,001.0,", "186,003.0]", "[185,999.5,", "186,004.5]"):
         assert figure in words
 
@@ -125,6 +127,7 @@ def test_runs_without_a_study_are_all_cycles(tmp_path: Path) -> None:
         {"image_id": "sha256:2"},
         {"image_repo_digest": "sha256:3"},
         {"model_commit": "bbb"},
+        {"simulated": True},
     ],
 )
 def test_other_conditions_are_another_group(tmp_path: Path, other: dict[str, Any]) -> None:
@@ -138,7 +141,127 @@ def test_other_conditions_are_another_group(tmp_path: Path, other: dict[str, Any
     }
     for number, environment in enumerate((same, same, same | other), 1):
         save(tmp_path / "results", make_result(number, environment=environment, study="s", cycle=number))
-    assert sorted(group.n_cycles for group in groups_of(tmp_path)) == [1, 2]
+    assert sorted(group.n_cycles for group in groups_of(tmp_path, include_all=True)) == [1, 2]
+
+
+SIMULATED: dict[str, Any] = {
+    "measurement_valid": False,
+    "invalid_reasons": ["simulated_device"],
+    "environment": {"simulated": True},
+}
+
+
+def shown(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What ``warehouse campaign`` prints about everything below results."""
+    assert warehouse("ingest", tmp_path / "results", db=tmp_path / "w.duckdb") == 0
+    capsys.readouterr()
+    assert warehouse("campaign", *arguments, db=tmp_path / "w.duckdb") == 0
+    return capsys.readouterr().out
+
+
+def test_simulated_gpus_are_left_out_and_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        save(tmp_path / "results", make_result(number, environment={"simulated": False}, energy_j=1.0))
+    save(tmp_path / "results", make_result(3, energy_j=1e6, **SIMULATED))
+    text = shown(tmp_path, capsys)
+    assert "2 cycles (0 invalid, 0 failed)" in text
+    assert text.count("cycles (") == 1
+    assert "1 cycle on simulated GPUs left out" in text
+    everything = shown(tmp_path, capsys, "--all")
+    assert "2 cycles (0 invalid, 0 failed)" in everything
+    # Being simulated is told once, not again as being invalid.
+    assert "1 cycle (0 invalid, 0 failed)" in everything
+    assert [line.endswith("  simulated") for line in everything.splitlines() if "Test CPU" in line].count(True) == 1
+    assert "left out" not in everything
+
+
+def test_a_study_on_simulated_gpus_alone_is_not_an_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2, 3):
+        save(tmp_path / "results", make_result(number, study="sim", **SIMULATED))
+    save(tmp_path / "results", make_result(4, study="real"))
+    (line,) = shown(tmp_path, capsys, "--study", "sim").splitlines()
+    assert line.startswith("3 cycles on simulated GPUs left out")
+    assert "simulated" not in shown(tmp_path, capsys, "--study", "real")
+    assert "3 cycles (0 invalid, 0 failed)" in shown(tmp_path, capsys, "--study", "sim", "--all")
+
+
+def test_a_simulated_cycle_that_is_invalid_besides_is_counted_as_invalid(tmp_path: Path) -> None:
+    lost = SIMULATED | {"invalid_reasons": ["simulated_device", "gpu_lost"]}
+    save(tmp_path / "results", make_result(1, **SIMULATED))
+    save(tmp_path / "results", make_result(2, **lost))
+    assert groups_of(tmp_path) == []
+    (group,) = groups_of(tmp_path, include_all=True)
+    assert (group.is_simulated, group.n_cycles, group.n_invalid) == (True, 2, 1)
+
+
+def test_a_simulated_run_replaces_no_real_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "results", make_result(1, study="s", cycle=1))
+    for number in (2, 3):
+        save(tmp_path / "results", make_result(number, study="s", cycle=1, **SIMULATED))
+    (group,) = groups_of(tmp_path)
+    assert (group.n_cycles, group.n_superseded) == (1, 0)
+    assert [group.n_cycles for group in groups_of(tmp_path, include_all=True)] == [1, 1]
+    # The older of the simulated ones is replaced, so it is not left out for being simulated.
+    assert "1 cycle on simulated GPUs left out" in shown(tmp_path, capsys)
+
+
+def test_whether_it_was_simulated_was_not_always_recorded(tmp_path: Path) -> None:
+    for number, simulated in ((1, None), (2, False)):
+        save(tmp_path / "results", make_result(number, environment={"simulated": simulated}))
+    (group,) = groups_of(tmp_path)
+    assert group.n_cycles == 2
+
+
+def test_the_view_says_what_counts_by_default(tmp_path: Path) -> None:
+    fields: tuple[dict[str, Any], ...] = ({}, {"measurement_valid": False}, SIMULATED, {"measurement_valid": None})
+    for number, changes in enumerate(fields, 1):
+        save(tmp_path / "results", make_result(number, study="s", cycle=number, **changes))
+    save(tmp_path / "results", make_result(5, study="s", cycle=1))
+    groups_of(tmp_path)
+    with reading(tmp_path / "w.duckdb", 1.0) as connection:
+        counts = connection.execute("SELECT counts FROM cycles ORDER BY start_time").fetchall()
+    assert counts == [(False,), (False,), (False,), (True,), (True,)]
+
+
+def bounded(number: int, energy_j: float | None, bound_j: float | None, **fields: Any) -> ExperimentResult:
+    return make_result(number, energy_j=energy_j, energy_breakdown=EnergyBreakdown(bound_j=bound_j), **fields)
+
+
+@pytest.mark.parametrize(
+    ("cycles", "said"),
+    [
+        ([(100.0, 0.5), (100.0, 3.6), (1000.0, 9.0)], "meter bound +-3.6 % of the energy (largest of 3 cycles)"),
+        ([(100.0, 0.8441)], "meter bound +-0.85 % of the energy (largest of 1 cycle)"),
+        ([(100.0, 12.1), (100.0, None)], "meter bound +-13 % of the energy (largest of 1 of 2 cycles)"),
+        ([(100.0, 250.0)], "meter bound +-250 % of the energy (largest of 1 cycle)"),
+        ([(100.0, 0.0)], "meter bound +-0 % of the energy (largest of 1 cycle)"),
+    ],
+)
+def test_the_bound_of_the_meter_stands_at_the_energy(
+    cycles: list[tuple[float, float | None]],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for number, (energy_j, bound_j) in enumerate(cycles, 1):
+        save(tmp_path / "results", bounded(number, energy_j, bound_j))
+    # What does not count has no say.
+    save(tmp_path / "results", bounded(9, 1.0, 1.0, measurement_valid=False))
+    text = shown(tmp_path, capsys)
+    assert said in text.splitlines()
+    assert "the intervals do not hold it" in text
+
+
+@pytest.mark.parametrize(("energy_j", "bound_j"), [(None, None), (100.0, None), (0.0, 1.0)])
+def test_without_a_bound_nothing_is_said_of_it(
+    energy_j: float | None, bound_j: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "results", bounded(1, energy_j, bound_j))
+    assert "bound" not in shown(tmp_path, capsys)
 
 
 def test_table_names_both_intervals_and_their_worth(
@@ -151,16 +274,16 @@ def test_table_names_both_intervals_and_their_worth(
     groups_of(tmp_path)
     capsys.readouterr()
     assert warehouse("campaign", db=tmp_path / "w.duckdb") == 0
-    shown = capsys.readouterr().out
-    assert all(len(line) <= 100 for line in shown.splitlines())
-    assert "95 % Student t" in shown
-    assert "95 % percentile bootstrap" in shown
-    assert "74 % at n = 3" in shown
-    assert f"config {CONFIG.measurement_config_hash()[:8]}" in shown
-    (energy_line,) = [line for line in shown.splitlines() if "energy per output token" in line]
+    text = capsys.readouterr().out
+    assert all(len(line) <= 100 for line in text.splitlines())
+    assert "95 % Student t" in text
+    assert "95 % percentile bootstrap" in text
+    assert "74 % at n = 3" in text
+    assert f"config {CONFIG.measurement_config_hash()[:8]}" in text
+    (energy_line,) = [line for line in text.splitlines() if "energy per output token" in line]
     assert "0.1378" in energy_line
     assert energy_line.count("[") == 2
-    (ttft_line,) = [line for line in shown.splitlines() if "TTFT mean" in line]
+    (ttft_line,) = [line for line in text.splitlines() if "TTFT mean" in line]
     assert ttft_line.split()[3:] == ["-", "-", "-", "-", "0"]
 
 

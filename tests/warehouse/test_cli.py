@@ -14,6 +14,7 @@ import pytest
 
 from tests.warehouse.results import make_result, save, warehouse
 from warehouse.cli import COMMANDS, cli, main
+from warehouse.database import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -101,6 +102,20 @@ def test_what_is_not_a_warehouse_is_refused_in_one_line(tmp_path: Path, capsys: 
         for command in (["sql", "SELECT 1"], ["ingest", str(tmp_path / "results")], ["campaign"]):
             assert warehouse(*command, db=tmp_path / name) == 2
             assert reason in the_line(capsys)
+
+
+def test_tables_of_an_earlier_version_are_refused_in_one_line(
+    db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with duckdb.connect(str(db)) as connection:
+        connection.execute("UPDATE warehouse_schema SET version = version - 1")
+    before = db.read_bytes()
+    for command in (["sql", "SELECT 1"], ["ingest", str(tmp_path / "results")], ["campaign"]):
+        assert warehouse(*command, db=db) == 2
+        line = the_line(capsys)
+        assert f"version {SCHEMA_VERSION - 1}; this joulehouse has version {SCHEMA_VERSION}" in line
+        assert "into a new file" in line
+    assert db.read_bytes() == before
 
 
 def test_a_missing_database_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from images.contract.files import REQUESTS_SCHEMA
+from images.contract.parts import CoolDown, DeviceActivity, EnergyBreakdown, ThermalThrottleInfo
 from tests.warehouse.results import edit_json, make_result, requests_table, save, save_failure
 from warehouse.errors import WarehouseError
 from warehouse.ingest import Summary, ingest
@@ -59,6 +60,49 @@ def test_every_column_says_what_it_is(root: Path, db: Path) -> None:
     tables = "SELECT table_name FROM duckdb_tables()"
     silent = f"SELECT table_name, column_name FROM duckdb_columns() WHERE comment IS NULL AND table_name IN ({tables})"
     assert rows(db, silent) == []
+
+
+def test_what_is_asked_of_energy_has_a_column(root: Path, db: Path) -> None:
+    energy = EnergyBreakdown(
+        counter_j=1.0,
+        integral_j=2.0,
+        bound_j=3.0,
+        counter_bound_j=4.0,
+        integral_bound_j=5.0,
+        update_period_s=6.0,
+        baseline_power_before_w=7.0,
+        baseline_power_after_w=8.0,
+    )
+    thermal = ThermalThrottleInfo(
+        reasons=["sw_power_cap"],
+        throttle_duration_sec=9.0,
+        max_temperature_c=10.0,
+        devices=[DeviceActivity(gpu_uuid="a", sm_clock_mean_mhz=clock) for clock in (1000.0, None, 1500.0)],
+        cool_down=CoolDown(target_c=50.0, waited_s=11.0, reached=True),
+    )
+    fields: dict[str, Any] = {
+        "energy_breakdown": energy,
+        "thermal_throttle": thermal,
+        "environment": {"simulated": False},
+    }
+    result = make_result(1, **fields)
+    waited = [process.model_copy(update={"idle_tail_s": 12.0}) for process in result.process_results]
+    save(root, result.model_copy(update={"process_results": waited}))
+    save(root, make_result(2, thermal_throttle=ThermalThrottleInfo()))
+    save(root, make_result(3))
+    ingest([root], db)
+    columns = [
+        "energy_counter_j, energy_integral_j, energy_bound_j, energy_counter_bound_j, energy_integral_bound_j",
+        "energy_update_period_s, baseline_power_before_w, baseline_power_after_w, throttle_duration_s",
+        "max_temperature_c, cool_down_waited_s, idle_tail_s, sm_clock_mean_mhz, throttle_reasons, simulated",
+    ]
+    query = f"SELECT {', '.join(columns)} FROM experiments JOIN process_results USING (experiment_id) ORDER BY cycle"
+    assert rows(db, query) == [
+        (*(float(value) for value in range(1, 13)), 1250.0, ["sw_power_cap"], False),
+        # Not throttled is an empty list; not looked at is none.
+        (*[None] * 13, [], None),
+        (*[None] * 15,),
+    ]
 
 
 def test_unchanged_files_are_not_opened_again(root: Path, db: Path) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from warehouse.bootstrap import bootstrap_ci, expected_percentile_coverage, student_t_ci
-from warehouse.campaign import CampaignGroup, campaign_groups, known_studies
+from warehouse.campaign import CampaignGroup, campaign_groups, count_simulated, known_studies
 from warehouse.commands import options
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse, WarehouseError
@@ -36,39 +36,43 @@ _WIDTH_OF_A_FILE = 110
 @options.database
 @options.wait
 @click.option("--study", metavar="NAME", help="Only this study.")
-@click.option("--all", "include_invalid", is_flag=True, help="Let invalid cycles count, too.")
-def command(database: Path, wait_s: float, study: str | None, include_invalid: bool) -> None:
+@click.option("--all", "include_all", is_flag=True, help="Let invalid cycles and simulated GPUs count, too.")
+def command(database: Path, wait_s: float, study: str | None, include_all: bool) -> None:
     """Show means with confidence intervals over cycles.
 
     One block per configuration, hardware and software it ran on. Invalid cycles and failed jobs are
-    counted beside; a cycle that a newer run of the same study replaces does not count.
+    counted beside; a cycle that a newer run of the same study replaces does not count. Energy on
+    simulated GPUs proves nothing: those cycles are left out, and how many they are stands below.
     """
     try:
         with reading(database, wait_s) as connection:
-            groups = campaign_groups(connection, study, include_invalid=include_invalid)
+            groups = campaign_groups(connection, study, include_all=include_all)
+            n_simulated = 0 if include_all else count_simulated(connection, study)
             studies = known_studies(connection)
     except EmptyWarehouse as error:
         click.echo(str(error))
         return
-    if not groups and study is not None and studies:
+    if study is not None and studies and study not in studies:
         raise WarehouseError(f"there is no study {study!r} in {database}; there are {', '.join(studies)}.", 2)
-    if not groups:
+    if not groups and not n_simulated:
         click.echo(str(EmptyWarehouse(database)))
         return
     console = Console(highlight=False)
     if not console.is_terminal and not console.is_dumb_terminal and console.width == 80:
         console.width = _WIDTH_OF_A_FILE
     for group in groups:
-        _print_group(console, group, include_invalid)
-    for note in _footnotes(groups):
+        _print_group(console, group, include_all)
+    for note in _footnotes(groups, n_simulated):
         console.print(Text(note))
 
 
-def _print_group(console: Console, group: CampaignGroup, include_invalid: bool) -> None:
+def _print_group(console: Console, group: CampaignGroup, include_all: bool) -> None:
     console.print(Text(_title(group), style="bold"))
     if conditions := _conditions(group):
         console.print(Text(conditions))
-    console.print(Text(_counts(group, include_invalid)))
+    console.print(Text(_counts(group, include_all)))
+    if group.largest_energy_bound is not None:
+        console.print(Text(_bound(group.largest_energy_bound, group.n_bounds, group.n_cycles)))
     if group.warnings:
         console.print(Text("warnings: " + ", ".join(f"{code} ({n})" for code, n in group.warnings.items())))
     if not group.n_cycles:
@@ -112,6 +116,8 @@ def _conditions(group: CampaignGroup) -> str:
     parts = []
     if group.hardware is not None:
         parts.append(f"{group.hardware} x{group.gpu_count}" if group.gpu_count else group.hardware)
+    if group.is_simulated:
+        parts.append("simulated")
     if group.study is not None:
         parts.append(f"study {group.study}")
     if group.image is not None:
@@ -125,15 +131,25 @@ def _conditions(group: CampaignGroup) -> str:
     return "  ".join(parts)
 
 
-def _counts(group: CampaignGroup, include_invalid: bool) -> str:
+def _counts(group: CampaignGroup, include_all: bool) -> str:
     text = f"{group.n_cycles} cycle{'' if group.n_cycles == 1 else 's'}"
     invalid = f"{group.n_invalid} invalid"
     if group.n_invalid:
-        invalid += " counted" if include_invalid else " left out"
+        invalid += " counted" if include_all else " left out"
     notes = [invalid, f"{group.n_failed} failed"]
     if group.n_superseded:
         notes.append(f"{group.n_superseded} replaced by newer runs")
     return f"{text} ({', '.join(notes)})"
+
+
+def _bound(largest: float, n_bounds: int, n_cycles: int) -> str:
+    """The largest, because the meter's error is the same in every cycle or unknown: it does not average out."""
+    percent = 100 * largest
+    digits = max(0, 1 - _magnitude(percent)) if percent else 0
+    # Upwards, because a bound that is rounded down is none. What is left of 0.8 as a binary number is no reason to.
+    shown = math.ceil(percent * 10**digits - 1e-6) / 10**digits
+    of = f"{n_cycles}" if n_bounds == n_cycles else f"{n_bounds} of {n_cycles}"
+    return f"meter bound +-{_number(shown, digits)} % of the energy (largest of {of} cycle{'' if of == '1' else 's'})"
 
 
 def _figures(samples: Sequence[float]) -> list[str]:
@@ -179,7 +195,7 @@ def _known(value: object) -> str:
     return NOT_MEASURED if value is None else str(value)
 
 
-def _footnotes(groups: Sequence[CampaignGroup]) -> Iterator[str]:
+def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[str]:
     sizes = sorted(
         {len(values) for group in groups for metric, values in (group.samples or {}).items() if metric in SHOWN}
     )
@@ -201,3 +217,8 @@ def _footnotes(groups: Sequence[CampaignGroup]) -> Iterator[str]:
         yield f'"{NOT_MEASURED}" means not measured.'
     if any("ttft_mean_ms" in (group.samples or {}) for group in groups):
         yield "TTFT counts from the opening of the window, so waiting for a place in a batch is part of it."
+    if any(group.largest_energy_bound is not None for group in groups):
+        yield "The meter bound is the most that the meter may be off in a cycle; the intervals do not hold it."
+    if n_simulated:
+        cycles = "1 cycle" if n_simulated == 1 else f"{n_simulated} cycles"
+        yield f"{cycles} on simulated GPUs left out: simulated energy proves nothing (--all shows them)."

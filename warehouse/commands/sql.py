@@ -40,8 +40,9 @@ _WIDEST = 10_000
 def command(query: str, database: Path, wait_s: float, style: str, time_limit_s: float) -> None:
     """Ask the database a question in SQL.
 
-    Tables: experiments, process_results, requests, warnings, failures, quarantine; view: cycles. NULL is
-    not measured. The query can change nothing and sees no other file.
+    Tables: experiments, process_results, requests, samples, warnings, failures, quarantine. Views: cycles,
+    energy_from_samples, energy_from_samples_per_gpu. NULL is not measured. The query can
+    change nothing and sees no other file.
     """
     answer = run_query(database, query, time_limit_s, wait_s)
     if style == "table":
