@@ -40,6 +40,7 @@ _LONGEST_LAG = 3.0  # periods,
 _LONGEST_LAG_S = 0.2  # and at least this
 _LONGEST_STALE_S = 0.1  # a reading that stands still for longer shows a power that does
 _FARTHEST = 3.0  # periods between a mark and its tick
+_STARVED = 5.0  # times the usual gap between samples
 _RESOLUTION_J = 0.001  # of the counter, and of a second of power
 _SEEN_S = 0.012  # power is known between readings no farther apart
 _NOISE = 0.01  # part of a step's energy that may stay unexplained
@@ -278,6 +279,9 @@ def _by_integral(
     edges = sum(max(stale_s, held) * float(np.ptp(there)) for held, there in zip((head, tail), near, strict=True))
     edges += stale_s * float(np.ptp(np.concatenate(near)))
     between = 3.0 * float(np.sqrt(np.sum((gaps * jumps) ** 2) / 2.0))
+    # Of a time without samples it is only known that power kept to its range.
+    starved_s = float(np.sum(gaps[gaps > _STARVED * np.quantile(gaps, 0.9)])) if gaps.size else 0.0
+    between += starved_s * float(np.ptp(level))
     return energy, edges + between + _RESOLUTION_J * (1.0 + closed_s - opened_s)
 
 

@@ -196,7 +196,8 @@ class _Ranks:
 
     def _environment(self, index: int) -> dict[str, str]:
         width = self._config.gpus_per_process
-        own = {VISIBLE_DEVICES: ",".join(self._gpus[index * width : (index + 1) * width])}
+        visible = self._gpus or _visible(self._config.num_processes * width)
+        own = {VISIBLE_DEVICES: ",".join(visible[index * width : (index + 1) * width])}
         if not self._gpus and "OMP_NUM_THREADS" not in os.environ:
             # On the CPU each rank would otherwise take every core.
             cores = len(os.sched_getaffinity(0))
@@ -233,6 +234,12 @@ def measure_ranks(
         raise
     files.remove_folder(folder)
     return data
+
+
+def _visible(needed: int) -> list[str]:
+    """GPUs that NVML was not asked for, or did not name: as CUDA names them; what is not there is the CPU."""
+    setting = os.environ.get(VISIBLE_DEVICES)
+    return [str(number) for number in range(needed)] if setting is None else setting.split(",")
 
 
 def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, plan: dict[str, str]) -> None:

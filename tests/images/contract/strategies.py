@@ -53,12 +53,20 @@ def records(model: type[M], **fixed: Strategy) -> SearchStrategy[M]:
 
 def config_data() -> SearchStrategy[dict[str, Any]]:
     """What a person may write: any part of the fields, defaults or not; no local files."""
-    return st.sampled_from(BACKENDS).flatmap(_config_data_for).filter(_can_converge).filter(_has_stamps)
+    return (
+        st.sampled_from(BACKENDS).flatmap(_config_data_for).filter(_can_converge).filter(_has_stamps).filter(_has_work)
+    )
 
 
 def _has_stamps(data: dict[str, Any]) -> bool:
     methodology = (data.get("measurement") or {}).get("methodology", "total")
     return methodology == "total" or data.get("backend", "pytorch") in config.STAMPING_BACKENDS
+
+
+def _has_work(data: dict[str, Any]) -> bool:
+    processes = data.get("num_processes", config.ExperimentConfig.model_fields["num_processes"].default)
+    prompts = (data.get("workload") or {}).get("n_prompts", config.Workload.model_fields["n_prompts"].default)
+    return bool(processes <= prompts)
 
 
 def _can_converge(data: dict[str, Any]) -> bool:
