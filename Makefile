@@ -98,6 +98,14 @@ install-%: .venv/.host ## what BACKEND needs to run in local processes (install-
 test: .venv/.dev .venv/.backend-pytorch ## everything this machine can test; REQUIRE_DOCKER=1 fails without Docker
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
+.PHONY: test-gpu
+test-gpu: $(if $(GPU_PYTHON),,.venv/.host .venv/.backend-pytorch) ## acceptance on a real GPU, no Docker: MODEL= ARGS= GPU_PYTHON=an interpreter to take as it is
+	@python="$(or $(GPU_PYTHON),$(BIN)/python)"
+	if ! "$$python" -c 'import filelock, numpy, pyarrow, pydantic, pynvml, rich, scipy'; then
+	    echo "$$python needs: pip install filelock numpy pyarrow pydantic nvidia-ml-py rich scipy (docs/gpu-acceptance.md)" >&2; exit 2
+	fi
+	"$$python" -m tests.gpu_acceptance --model "$(MODEL)" $(ARGS)
+
 .PHONY: lint
 lint: .venv/.dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ from images.contract.parts import (
 from images.contract.process import ProcessData, ProcessRecord
 from images.contract.result import ExperimentResult
 from images.harness.baseline import Baseline
-from images.harness.findings import find_warnings, foreign_warning
+from images.harness.findings import find_warnings, foreign_warning, missing_warning
 from images.harness.latency import request_means
 
 REPRODUCIBILITY_NOTES = (
@@ -51,7 +51,11 @@ class Facts:
 def assemble(
     config: ExperimentConfig, context: JobContext, facts: Facts, data: Sequence[ProcessData]
 ) -> tuple[ExperimentResult, files.Table, files.Table | None]:
-    """The result with the rows of its sidecars: requests, and samples where power was sampled."""
+    """The result with the rows of its sidecars: requests, and samples where power was sampled.
+
+    Args:
+        data: of every process; of those that are left if some are missing, which makes the result invalid.
+    """
     records = [one.record for one in data]
     first = records[0]
     devices = [device for record in records for device in record.devices]
@@ -62,6 +66,7 @@ def assemble(
     tpot, e2e = request_means(requests, first.span_s)
     energy = _total(devices, lambda device: device.energy_j)
     baseline_w = _baseline_power_w(facts) if devices else None
+    missing = sorted(set(range(config.num_processes)) - {record.raw.process_index for record in records})
     result = aggregate_results(
         [record.raw for record in records],
         facts.experiment_id,
@@ -74,7 +79,7 @@ def assemble(
         energy_breakdown=_breakdown(devices, facts) if devices else None,
         multi_gpu=_multi_gpu(devices),
         environment_snapshot=_environment(facts.environment, records),
-        measurement_warnings=_warnings(config, facts, records, window_s),
+        measurement_warnings=_warnings(config, facts, records, window_s) + missing_warning(missing),
         warmup_excluded_samples=sum(record.warmup_requests for record in records),
         warmup_result=_least_warm(records),
         thermal_throttle=_thermal(records, facts.cool_down) if devices else None,
@@ -88,6 +93,7 @@ def assemble(
         invalid_reasons=sorted(
             {code for record in records for code in record.invalid_reasons}
             | ({"foreign_process"} if facts.foreign and devices else set())
+            | ({"rank_missing"} if missing else set())
         ),
         reproducibility_notes=REPRODUCIBILITY_NOTES,
         prompts_sha256=first.prompts_sha256,

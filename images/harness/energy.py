@@ -43,6 +43,7 @@ _FARTHEST = 3.0  # periods between a mark and its tick
 _STARVED = 5.0  # times the usual gap between samples
 _RESOLUTION_J = 0.001  # of the counter, and of a second of power
 _SEEN_S = 0.012  # power is known between readings no farther apart
+_CHANGES = 20  # of dense power readings, that tell how long one stands still
 _NOISE = 0.01  # part of a step's energy that may stay unexplained
 _IRREGULAR = 0.05  # part of a period by which two ticks may be nearer or farther
 
@@ -139,9 +140,13 @@ def measure_lag(readings: Readings, period_s: float) -> Lag:
     if time.size < 2 or steps.size == 0:
         return Lag(0.0, longest_s)
     integral, gaps = _Integral(time, power, ()), np.diff(time)
-    # Between readings that are not dense, power may have run anywhere in its range.
-    swing = np.where(gaps <= _SEEN_S, np.abs(np.diff(power)), np.ptp(power))
-    doubt = np.concatenate(([0.0], np.cumsum(swing * gaps)))
+    # Between readings that are not dense, power may have run anywhere in its range; and what a reading shows may
+    # be as old as readings stand still.
+    dense = gaps <= _SEEN_S
+    changed = dense & (np.diff(power) != 0)
+    stale_s = _standing_still(time, power) if changed.sum() >= _CHANGES else 0.0
+    swing = np.abs(np.diff(power))
+    doubt = np.concatenate(([0.0], np.cumsum(np.where(dense, swing * (gaps + stale_s), np.ptp(power) * gaps))))
     lags = np.linspace(0.0, longest_s, _LAGS_TRIED)
     from_s, to_s = starts[:, None] - lags, ends[:, None] - lags
     first = np.clip(np.searchsorted(time, from_s, side="right") - 1, 0, time.size - 1)

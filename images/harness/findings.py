@@ -143,6 +143,16 @@ def foreign_warning(processes: Sequence[str]) -> list[str]:
     ]
 
 
+def missing_warning(missing: Sequence[int]) -> list[str]:
+    """One warning for all processes that left no whole result."""
+    if not missing:
+        return []
+    return [
+        f"rank_missing: nothing is known of process {', '.join(map(str, missing))}. Tokens and energy are those of the "
+        "others; run it again."
+    ]
+
+
 def _energy_warnings(energy: DeviceEnergy, interval_s: float) -> list[str]:
     found = []
     share = _disagreement(energy)

@@ -57,6 +57,10 @@ class Backend:
         transformers_logging.disable_progress_bar()
         self._config = config
         self._options = config.pytorch or PytorchOptions()
+        if config.gpus_per_process > 1:
+            raise ConfigInvalid(
+                "backend pytorch cannot split a model over several GPUs yet.", "Leave gpus_per_process at 1."
+            )
         self._device = _choose_device(self._options.device, context.gpu_uuids or ())
         self._padded, self._positions = 0, 0
         with _device_errors():

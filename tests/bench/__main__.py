@@ -1,36 +1,48 @@
-"""`make bench`: what joulehouse itself costs. Prints medians of 10 beside their targets."""
+"""`make bench`: what joulehouse costs and how right its energy is, beside the targets. ARGS= picks parts of it."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.energy import energy_figures
 from tests.bench.figures import Figure
-from tests.bench.jobs import docker_overhead, stub_alone, stub_crowd
+from tests.bench.jobs import job_figures
+from tests.bench.ranks import rank_figures
+from tests.bench.sampling import sampling_figures
 from tests.bench.storage import storage_figures
-from tests.docker_engine import engine_problem
+
+PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
+    "jobs": ("what a job costs beside its work (medians of 10)", job_figures),
+    "storage": ("what storing costs (medians of 10)", storage_figures),
+    "energy": ("energy against the true joules of simulated GPUs, virtual time", energy_figures),
+    "sampling": ("what sampling costs", sampling_figures),
+    "ranks": ("energy of whole jobs on simulated GPUs, real time", rank_figures),
+}
 
 
-def main() -> int:
-    console = Console(width=max(Console().width, 110))
-    table = Table("figure", "median", "range", "target", "", title="joulehouse's own cost (medians of 10)")
-    problem = engine_problem()
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        figures: list[Figure] = [stub_alone(scratch), stub_crowd(scratch)]
-        if problem is None:
-            figures.append(docker_overhead(scratch))
-        figures += storage_figures(scratch)
-    for figure in figures:
-        table.add_row(*figure.cells())
-    console.print(table)
-    if problem is not None:
-        console.print(f"docker overhead: not measured, no engine answers ({problem})")
-    return 0 if all(figure.met for figure in figures) else 1
+def main(wanted: list[str]) -> int:
+    unknown = [part for part in wanted if part not in PARTS]
+    if unknown:
+        print(f"bench: there is no part '{unknown[0]}'; there are: {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    console = Console(width=max(Console().width, 120))
+    met = True
+    for part in wanted or PARTS:
+        title, figures = PARTS[part]
+        table = Table("figure", "value", "range", "target", "", title=title)
+        with tempfile.TemporaryDirectory() as folder:
+            for figure in figures(Path(folder)):
+                table.add_row(*figure.cells())
+                met = met and figure.met
+        console.print(table)
+    return 0 if met else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

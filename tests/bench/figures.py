@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 REPEATS = 10
@@ -14,24 +15,31 @@ class Figure:
 
     Attributes:
         values: in `unit`.
-        target: the median may not be above it; None if there is none.
+        target: the summary may not be above it; None if there is none.
+        summary: what is made of the values; their median, if not told otherwise.
+        at_least: the target is a lower bound.
     """
 
     name: str
     unit: str
-    values: list[float]
+    values: Sequence[float]
     target: float | None = None
+    summary: Callable[[Sequence[float]], float] = statistics.median
+    at_least: bool = False
 
     @property
-    def median(self) -> float:
-        return statistics.median(self.values)
+    def value(self) -> float:
+        return self.summary(self.values)
 
     @property
     def met(self) -> bool:
-        return self.target is None or self.median <= self.target
+        if self.target is None:
+            return True
+        return self.value >= self.target if self.at_least else self.value <= self.target
 
     def cells(self) -> tuple[str, str, str, str, str]:
-        target = "" if self.target is None else f"<= {self.target:g} {self.unit}"
+        relation = ">=" if self.at_least else "<="
+        target = "" if self.target is None else f"{relation} {self.target:g} {self.unit}"
         verdict = "" if self.target is None else ("met" if self.met else "MISSED")
-        spread = f"{min(self.values):.3g} - {max(self.values):.3g}"
-        return self.name, f"{self.median:.3g} {self.unit}", spread, target, verdict
+        spread = f"{min(self.values):.3g} - {max(self.values):.3g}" if len(self.values) > 1 else ""
+        return self.name, f"{self.value:.3g} {self.unit}", spread, target, verdict

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,10 +23,19 @@ from runner.progress import Progress
 from runner.schedule import Run, run_jobs
 from runner.study import plan_jobs
 from tests.bench.figures import REPEATS, Figure
-from tests.docker_engine import ROOT, build_image
+from tests.docker_engine import ROOT, build_image, engine_problem
 
 _TOLD_S = 1.0
 _CROWD = 8
+
+
+def job_figures(scratch: Path) -> Iterator[Figure]:
+    yield stub_alone(scratch)
+    yield stub_crowd(scratch)
+    if (problem := engine_problem()) is None:
+        yield docker_overhead(scratch)
+    else:
+        print(f"docker overhead: not measured, no engine answers ({problem})", file=sys.stderr)
 
 
 def stub_alone(scratch: Path) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.bench.results import N_REQUESTS, made_requests, made_result
 _COUNT = 1000
 
 
-def storage_figures(scratch: Path) -> list[Figure]:
+def storage_figures(scratch: Path) -> Iterator[Figure]:
     saves, loads, floors, ingests, again = [], [], [], [], []
     for number in range(REPEATS):
         folder = scratch / f"saved-{number}"
@@ -27,14 +28,12 @@ def storage_figures(scratch: Path) -> list[Figure]:
         ingests.append(_ingest(folder, database))
         again.append(_ingest(folder, database))
     count = f"{_COUNT:,} results of {N_REQUESTS} requests"
-    return [
-        Figure(f"save {count} (synced)", "s", saves),
-        Figure(f"load {count}", "s", loads),
-        Figure("  over reading their bytes", "x", [load / floor for load, floor in zip(loads, floors, strict=True)]),
-        Figure(f"ingest {count}, whole process", "s", ingests),
-        Figure("  over loading them", "x", [one / load for one, load in zip(ingests, loads, strict=True)]),
-        Figure("ingest again, nothing new, whole process", "s", again),
-    ]
+    yield Figure(f"save {count} (synced)", "s", saves)
+    yield Figure(f"load {count}", "s", loads)
+    yield Figure("  over reading their bytes", "x", [load / floor for load, floor in zip(loads, floors, strict=True)])
+    yield Figure(f"ingest {count}, whole process", "s", ingests)
+    yield Figure("  over loading them", "x", [one / load for one, load in zip(ingests, loads, strict=True)])
+    yield Figure("ingest again, nothing new, whole process", "s", again)
 
 
 def _save(folder: Path) -> float:

@@ -1,0 +1,99 @@
+"""One result out of what several processes measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from images.contract.job import JobContext
+from images.contract.parts import DeviceEnergy, EnvironmentSnapshot
+from images.contract.process import ProcessData
+from images.contract.result import ExperimentResult
+from images.harness.assembly import Facts, assemble
+from images.harness.baseline import Baseline
+from images.harness.process import Place, measure_process
+from images.harness.window import OwnMarks
+from tests.images.harness.fakes import FakeBackend, config
+
+OFF = {"warmup": {"enabled": False}}
+FACTS: dict[str, Any] = {
+    "experiment_id": "exp_test",
+    "config_hash": "0" * 16,
+    "environment": EnvironmentSnapshot(),
+    "cool_down": None,
+    "baseline_before": None,
+    "baseline_after": None,
+    "no_meter": None,
+    "no_baseline": None,
+    "foreign": (),
+}
+
+
+def process(index: int, energies_j: list[float | None], **device: Any) -> ProcessData:
+    """What process `index` of two measured in 2 s, with made-up energy of its GPUs."""
+    place = Place("exp_test", "0" * 16, index, 0, ())
+    chosen = config(measurement=OFF, num_processes=2)
+    backend = FakeBackend(seconds=[2.0])
+    data = measure_process(chosen, JobContext(gpu_uuids=[]), place, backend, OwnMarks(), lambda _: None, lambda _: None)
+    devices = [
+        DeviceEnergy(gpu_uuid=f"GPU-{index}-{at}", energy_j=energy, source="nvml_counter", **device)
+        for at, energy in enumerate(energies_j)
+    ]
+    total = None if None in energies_j or not energies_j else sum(one for one in energies_j if one is not None)
+    energy = data.record.raw.energy_metrics.model_copy(update={"total_energy_joules": total})
+    raw = data.record.raw.model_copy(update={"energy_metrics": energy})
+    return ProcessData(data.record.model_copy(update={"devices": devices, "raw": raw}), data.requests, None)
+
+
+def result(*data: ProcessData, **facts: Any) -> ExperimentResult:
+    return assemble(config(measurement=OFF, num_processes=2), JobContext(), Facts(**{**FACTS, **facts}), data)[0]
+
+
+def codes(found: ExperimentResult) -> set[str]:
+    return {warning.split(":")[0] for warning in found.measurement_warnings}
+
+
+def test_energies_and_bounds_are_summed_over_all_gpus_of_all_processes() -> None:
+    found = result(process(0, [10.0, 20.0], bound_j=1.0), process(1, [30.0, 40.0], bound_j=2.0))
+    assert found.total_energy_j == 100.0
+    assert found.energy_per_device_j == [10.0, 20.0, 30.0, 40.0]
+    assert found.energy_breakdown is not None
+    assert found.energy_breakdown.bound_j == 6.0
+    assert found.multi_gpu is not None
+    assert (found.multi_gpu.num_gpus, found.multi_gpu.energy_per_gpu_j) == (4, [10.0, 20.0, 30.0, 40.0])
+    assert found.energy_per_output_token_j == pytest.approx(100.0 / (found.output_tokens or 0))
+
+
+def test_a_sum_with_an_unmeasured_part_is_unmeasured() -> None:
+    found = result(process(0, [10.0, None]), process(1, [30.0, 40.0]))
+    assert (found.total_energy_j, found.energy_per_device_j, found.energy_per_output_token_j) == (None, None, None)
+
+
+def test_the_adjusted_energy_is_what_exceeds_the_idle_power_before_load_and_may_be_negative() -> None:
+    before, after = Baseline(60.0, 1.0, True), Baseline(90.0, 2.0, True)
+    found = result(process(0, [100.0]), process(1, [10.0]), baseline_before=before, baseline_after=after)
+    assert found.baseline_power_w == 60.0
+    assert found.energy_adjusted_j == pytest.approx(110.0 - 60.0 * 2.0)
+    assert found.energy_breakdown is not None
+    assert found.energy_breakdown.baseline_power_after_w == 90.0
+    assert found.energy_breakdown.baseline_context
+    assert "no_baseline" not in codes(found)
+
+
+def test_a_missing_process_makes_the_result_invalid_and_is_named() -> None:
+    found = result(process(1, [30.0]))
+    assert (found.measurement_valid, found.invalid_reasons) == (False, ["rank_missing"])
+    (warning,) = (one for one in found.measurement_warnings if one.startswith("rank_missing"))
+    assert "process 0" in warning
+
+
+def test_foreign_processes_make_energy_invalid_and_leave_a_run_without_meter_alone() -> None:
+    seen = ["python (pid 7) on GPU-0"]
+    metered = result(process(0, [1.0]), process(1, [1.0]), foreign=seen)
+    assert metered.invalid_reasons == ["foreign_process"]
+    assert "foreign_process" in codes(metered)
+    unmetered = result(process(0, []), process(1, []), foreign=seen, no_meter="there is none")
+    assert unmetered.invalid_reasons == []
+    assert codes(unmetered) & {"foreign_process", "no_energy_meter"} == {"no_energy_meter"}
+    assert (unmetered.energy_source, unmetered.total_energy_j) == ("none", None)
