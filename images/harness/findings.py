@@ -106,7 +106,7 @@ def meter_findings(config: ExperimentConfig, metered: Metered, devices: Sequence
         f"counter_lost: the energy counter of {uuid} stopped. Its figure is the power integral; check the driver."
         for uuid in metered.silent
     ]
-    return found
+    return found + foreign_warning(metered.newcomers)
 
 
 def meter_verdict(metered: Metered, devices: Sequence[Device], window_s: float) -> list[str]:
@@ -120,6 +120,8 @@ def meter_verdict(metered: Metered, devices: Sequence[Device], window_s: float) 
         codes.add("gpu_lost")
     if metered.backwards:
         codes.add("counter_backwards")
+    if metered.newcomers:
+        codes.add("foreign_process")
     if any(device.properties.simulated for device in devices):
         codes.add("simulated_device")
     for energy in metered.devices:

@@ -42,6 +42,7 @@ from images.contract.job import (
     only_json,
 )
 from images.harness.measure import measure
+from images.harness.ranks import raw_kept_unless_saved
 
 log = logging.getLogger(__name__)
 
@@ -196,14 +197,15 @@ def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
         )
     job.report("start")
     backend = import_module(backend_module).Backend()
-    measured = measure(config, job.context, job.experiment_id, backend, job.report, job.output)
-    job.begin_end()  # a finished measurement is saved, whatever arrives now
-    try:
-        path = measured.result.save(job.output, requests=measured.requests, timeseries=measured.timeseries)
-    except OSError as error:
-        raise MeasurementFailed(
-            f"the result cannot be written to {job.output} ({error.strerror}).", "Make room there and run it again."
-        ) from None
+    with raw_kept_unless_saved(job.output, job.experiment_id):
+        measured = measure(config, job.context, job.experiment_id, backend, job.report, job.output)
+        job.begin_end()  # a finished measurement is saved, whatever arrives now
+        try:
+            path = measured.result.save(job.output, requests=measured.requests, timeseries=measured.timeseries)
+        except OSError as error:
+            raise MeasurementFailed(
+                f"the result cannot be written to {job.output} ({error.strerror}).", "Make room there and run it again."
+            ) from None
     log.info("saved %s", path)
     return int(ExitCode.OK)
 

@@ -71,7 +71,7 @@ def measure(
 
     Args:
         report: told the name of each phase as it begins; never called inside the measured window.
-        output: where the raw results of an experiment of several processes are kept if it does not complete.
+        output: where the processes of an experiment of several leave their raw results.
 
     Raises:
         JobError: with the cause and what to do.
@@ -86,8 +86,9 @@ def measure(
     baseline = config.measurement.baseline
     idle = _Idle(baseline.seconds if baseline.enabled else None, gpus.uuids)
 
-    def idle_again(_data: object) -> None:
-        if gpus.devices and idle.before is not None:
+    def idle_again(data: ProcessData | None) -> None:
+        metered = data is None or bool(data.record.devices)
+        if gpus.devices and idle.before is not None and metered:
             report("baseline")
             idle.after = idle.measure()
 

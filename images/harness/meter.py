@@ -43,6 +43,7 @@ class Metered:
     Attributes:
         samples: rows of timeseries.parquet; None without a meter.
         lost, backwards, silent: UUIDs of GPUs that died, whose counter fell, whose counter stopped.
+        newcomers: processes that came onto a GPU in mid-window, in words.
     """
 
     devices: list[DeviceEnergy] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Metered:
     lost: tuple[str, ...] = ()
     backwards: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    newcomers: tuple[str, ...] = ()
 
 
 class Meter:
@@ -71,6 +73,8 @@ class Meter:
             interval_s = min(interval_s, _WITHOUT_COUNTER_S)
         self.sampler = Sampler(devices, interval_s, self._clock)
         self._periods_s: list[float | None] = [None] * len(devices)
+        self._processes: list[set[int]] = []
+        self._newcomers: list[str] = []
 
     @property
     def _longest_period_s(self) -> float:
@@ -95,6 +99,7 @@ class Meter:
         """
         if not self.devices:
             return
+        self._processes = [set(device.processes()) for device in self.devices]
         if threaded:
             self.sampler.start()
         else:
@@ -153,6 +158,11 @@ class Meter:
         if self._longest_period_s == 0.0:
             self.sampler.snap()  # the one reading after the mark
         self.stop()
+        self._newcomers = [
+            f"pid {pid} on {device.uuid} since the window opened"
+            for device, before in zip(self.devices, self._processes, strict=True)
+            for pid in sorted(set(device.processes()) - before)
+        ]
 
     def stop(self) -> None:
         """End the thread, whatever happened."""
@@ -191,6 +201,7 @@ class Meter:
             lost=tuple(device.uuid for device in self.devices if device.lost),
             backwards=tuple(backwards),
             silent=tuple(silent),
+            newcomers=tuple(self._newcomers),
         )
 
     def _ticked(self, times: int, since_s: float) -> bool:

@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -85,25 +86,23 @@ class _Rank:
         except OSError:
             self.error = self.error or self._cause_of_death()
 
-    def leave(self, deadline_s: float) -> None:
-        """Wait for its end, at the latest until the deadline (time.monotonic)."""
+    def ended_by(self, deadline_s: float) -> bool:
+        """Whether it has ended; waits for that until the deadline (time.monotonic)."""
         try:
             self._process.wait(max(deadline_s - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
-            log.warning("process %d did not close its backend in %.0f s and is ended", self.index, _LEAVE_S)
+            return False
+        return True
 
     def terminate(self) -> None:
         """Ask it to end."""
         if self._process.poll() is None:
             self._process.terminate()
 
-    def end(self, deadline_s: float) -> None:
-        """End the process, whatever it is doing, at the latest at the deadline (time.monotonic)."""
-        try:
-            self._process.wait(max(deadline_s - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def kill(self) -> None:
+        """End it, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
         self.connection.close()
 
     def _cause_of_death(self) -> IncompleteProcesses:
@@ -154,8 +153,12 @@ class _Ranks:
         for rank in self.all:
             rank.terminate()
         deadline_s = time.monotonic() + _GRACE_S
-        for rank in self.all:
-            rank.end(deadline_s)
+        try:
+            for rank in self.all:
+                rank.ended_by(deadline_s)
+        finally:  # a further signal ends the waiting, and not the ending
+            for rank in self.all:
+                rank.kill()
 
     @property
     def living(self) -> list[_Rank]:
@@ -198,8 +201,8 @@ class _Ranks:
         width = self._config.gpus_per_process
         visible = self._gpus or _visible(self._config.num_processes * width)
         own = {VISIBLE_DEVICES: ",".join(visible[index * width : (index + 1) * width])}
-        if not self._gpus and "OMP_NUM_THREADS" not in os.environ:
-            # On the CPU each rank would otherwise take every core.
+        if "OMP_NUM_THREADS" not in os.environ:
+            # Each rank would otherwise take every core, also beside a GPU, and wait for the others' threads in turn.
             cores = len(os.sched_getaffinity(0))
             own["OMP_NUM_THREADS"] = str(max(cores // self._config.num_processes, 1))
         return {**os.environ, **own}
@@ -212,34 +215,44 @@ def measure_ranks(
     config_hash: str,
     backend: Backend,
     report: Callable[[str], None],
-    after_window: Callable[[object], None],
+    after_window: Callable[[ProcessData | None], None],
     output: Path,
 ) -> list[ProcessData]:
     """What every process measured between the common marks.
 
     Raises:
-        JobError: a rank failed. Once the window was open, the others finish and what they wrote stays in
-            ``raw/{experiment_id}`` of `output`.
+        JobError: a rank failed. Once the window was open, the others finish and what they wrote stays.
     """
-    folder = output / f"{files.UNFINISHED_RAW_PREFIX}{experiment_id}"
+    folder = _raw_folder(output, experiment_id)
     plan = {"experiment_id": experiment_id, "config_hash": config_hash, "backend": type(backend).__module__}
+    _prepare(folder, config, context, plan)
+    with _Ranks(config, context, folder, report) as ranks:
+        _run(ranks, after_window)
+        data = load_processes(folder)
+        _require_complete(data, config, experiment_id, folder)
+    return data
+
+
+@contextmanager
+def raw_kept_unless_saved(output: Path, experiment_id: str) -> Iterator[None]:
+    """Raw results go when the block has saved what was made of them; else those of whole processes stay in raw/."""
+    folder = _raw_folder(output, experiment_id)
     try:
-        _prepare(folder, config, context, plan)
-        with _Ranks(config, context, folder, report) as ranks:
-            _run(ranks, after_window)
-            data = load_processes(folder)
-            _require_complete(data, config, experiment_id, folder)
+        yield
     except BaseException:
         _keep(folder, output, experiment_id)
         raise
     files.remove_folder(folder)
-    return data
 
 
 def _visible(needed: int) -> list[str]:
     """GPUs that NVML was not asked for, or did not name: as CUDA names them; what is not there is the CPU."""
     setting = os.environ.get(VISIBLE_DEVICES)
     return [str(number) for number in range(needed)] if setting is None else setting.split(",")
+
+
+def _raw_folder(output: Path, experiment_id: str) -> Path:
+    return output / f"{files.UNFINISHED_RAW_PREFIX}{experiment_id}"
 
 
 def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, plan: dict[str, str]) -> None:
@@ -255,7 +268,7 @@ def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, plan: 
         ) from None
 
 
-def _run(ranks: _Ranks, after_window: Callable[[object], None]) -> None:
+def _run(ranks: _Ranks, after_window: Callable[[ProcessData | None], None]) -> None:
     """The barriers. A failure before the window opens ends the experiment at once; after it, the others go on."""
     ranks.gather("ready", all_or_none=True)
     ranks.tell("gather")
@@ -276,7 +289,8 @@ def _run(ranks: _Ranks, after_window: Callable[[object], None]) -> None:
     ranks.tell("leave")
     deadline_s = time.monotonic() + _LEAVE_S
     for rank in ranks.living:
-        rank.leave(deadline_s)
+        if not rank.ended_by(deadline_s):
+            log.warning("process %d did not close its backend in %.0f s and is ended", rank.index, _LEAVE_S)
 
 
 def _require_complete(data: Sequence[ProcessData], config: ExperimentConfig, experiment_id: str, folder: Path) -> None:
@@ -291,7 +305,7 @@ def _require_complete(data: Sequence[ProcessData], config: ExperimentConfig, exp
 
 
 def _keep(folder: Path, output: Path, experiment_id: str) -> None:
-    """Raw results that some process completed stay for later; a folder without any is of no use."""
+    """What some process completed stays for later; a folder without any is of no use."""
     if not any(folder.glob(f"{files.COMPLETED_PREFIX}*")):
         files.remove_folder(folder)
         return

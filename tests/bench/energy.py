@@ -40,6 +40,8 @@ def energy_figures(scratch: Path) -> Iterator[Figure]:
             measured = _windows(node, curve, seconds)
             errors = [100 * window.error for window in measured]
             yield Figure(f"{name}, {seconds:g} s: mean |error|", "%", np.abs(errors).tolist(), limit, _mean)
+            naive = [abs(100 * (window.naive_j / window.true_j[0] - 1)) for window in measured]
+            yield Figure("  the difference of two counter readings there", "%", naive, None, _mean)
             if curve is tied_window:
                 yield Figure(f"{name}, {seconds:g} s: |mean signed error|", "%", errors, signed_limit, _absolute_mean)
     for name, curve in _CURVES.items():

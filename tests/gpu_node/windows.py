@@ -18,12 +18,16 @@ from tests.gpu_node.node import Node
 
 @dataclass(frozen=True)
 class MeasuredWindow:
-    """What the meter says, and what is true of each device (J); `device`, `error` and `bound` are the first one's."""
+    """What the meter says, and what is true of each device (J); `device`, `error` and `bound` are the first one's.
+
+    `naive_j` is the difference of two readings of the first one's counter at the marks, as other tools take it.
+    """
 
     metered: Metered
     true_j: list[float]
     seconds: float
     devices: list[Device]
+    naive_j: float
 
     @property
     def device(self) -> DeviceEnergy:
@@ -78,6 +82,7 @@ def measure_window(
     meter.sampler.watch_edge(warm_up_s)
     _sample_until(meter, clock.now_s() + warm_up_s, node)
     meter.begin(threaded=False)
+    counter_j = meter.devices[0].read().energy_j
     opened_s = clock.now_s()
     at_open()
     meter.opened()
@@ -87,12 +92,15 @@ def measure_window(
     _sample_until(meter, opened_s + seconds, node)
     clock.advance_to(max(opened_s + seconds, clock.now_s()))
     meter.snap()
+    counter_j = meter.devices[0].read().energy_j - counter_j
     closed_s = clock.now_s()
     at_close()
     meter.finish(closed_s)
     start_s, end_s = (opened_s, closed_s) if span_s is None else (opened_s + span_s[0], opened_s + span_s[1])
     true_j = [gpu.true_energy_j(start_s, end_s) for gpu in chosen]
-    return MeasuredWindow(meter.metered(opened_s, closed_s, span_s), true_j, end_s - start_s, list(meter.devices))
+    return MeasuredWindow(
+        meter.metered(opened_s, closed_s, span_s), true_j, end_s - start_s, list(meter.devices), counter_j
+    )
 
 
 def _sample_until(meter: Meter, end_s: float, node: Node) -> None:

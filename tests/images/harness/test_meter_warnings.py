@@ -103,6 +103,18 @@ def test_whoever_is_on_the_gpu_already_is_foreign(virtual_node: Node) -> None:
             assert gpu.uuid in warning
 
 
+def test_who_comes_onto_the_gpu_in_mid_window_is_foreign_and_makes_it_invalid(virtual_node: Node) -> None:
+    gpu = virtual_node.gpus[0]
+    gpu.processes = [(1, 2**30)]  # our own context, by then
+    alone = measure_window(virtual_node, 1.0)
+    assert (alone.findings(), alone.verdict()) == ([], [])
+    joined = measure_window(virtual_node, 1.0, at_open=lambda: setattr(gpu, "processes", [(1, 2**30), (77, 2**20)]))
+    (warning,) = joined.findings()
+    assert warning.startswith("foreign_process: ")
+    assert "pid 77" in warning
+    assert joined.verdict() == ["foreign_process"]
+
+
 def test_no_meter_and_no_baseline_are_said_once_with_their_reason() -> None:
     clean = {
         "window_s": 60.0,
