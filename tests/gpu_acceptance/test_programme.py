@@ -51,6 +51,7 @@ def _number(pattern: str, text: str) -> float:
     return float(found[1])
 
 
+@pytest.mark.usefixtures("gpu_library")
 def test_the_whole_programme_on_a_simulated_gpu(repository: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.md"
     done = subprocess.run(
@@ -83,12 +84,14 @@ def test_no_gpu_is_said_in_one_line(repository: Path, tmp_path: Path) -> None:
     assert [line[:13] for line in done.stderr.splitlines()] == ["needs a GPU: "]
 
 
+@pytest.mark.usefixtures("gpu_library")
 def test_an_unknown_gpu_is_said(repository: Path) -> None:
     done = subprocess.run(_command("--simulated", "--gpu", "GPU-nope"), cwd=repository, capture_output=True, text=True)
     assert done.returncode == ExitCode.GPU_UNUSABLE
     assert "GPU-nope" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("gpu_library")
 @pytest.mark.parametrize(("arguments", "number"), [([], signal.SIGINT), (["--all"], signal.SIGTERM)])
 def test_an_end_from_outside_leaves_nothing_running(arguments: list[str], number: int, repository: Path) -> None:
     """While the child process that measures the idle power runs, too."""

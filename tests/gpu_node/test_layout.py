@@ -35,6 +35,7 @@ def _facts_of_c(expressions: list[str], folder: Path) -> list[int]:
     return [int(line) for line in subprocess.check_output([folder / "facts"], text=True).split()]
 
 
+@pytest.mark.usefixtures("gpu_library")
 def test_every_member_lies_where_c_has_it(tmp_path: Path) -> None:
     expected: dict[str, int] = {f"{name}": getattr(layout, name) for name in CONSTANTS}
     expected |= {"GPU_NODE_MAGIC": layout.MAGIC, "GPU_NODE_VERSION": layout.VERSION}
@@ -83,6 +84,7 @@ def test_the_hook_leaves_the_host_alone_whatever_the_image_links_to(tmp_path: Pa
     assert hook["folder_in"](root, "var/deep") == root / "var" / "deep"
 
 
+@pytest.mark.usefixtures("gpu_library")
 def test_a_build_is_kept_until_the_sources_change(tmp_path: Path) -> None:
     library = build_library(tmp_path)
     files = [library / name for name in ("libnvidia-ml.so.1", "libcuda.so.1")]
