@@ -55,6 +55,14 @@ def list_processes(uuids: Sequence[str]) -> list[str]:
     return found
 
 
+def _uuid(index: int) -> str | None:
+    """None of a GPU that has fallen off the bus; the others are as good as ever."""
+    try:
+        return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
+    except pynvml.NVMLError_GpuIsLost:
+        return None
+
+
 def _command(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
@@ -76,8 +84,8 @@ def list_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
             return []
         raise GpuUnusable(f"the NVIDIA driver does not answer ({error}).", _ADVICE) from None
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return visible_gpus([pynvml.nvmlDeviceGetUUID(handle) for handle in handles], environment)
+        named = [_uuid(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return visible_gpus([uuid for uuid in named if uuid is not None], environment)
     except pynvml.NVMLError as error:
         raise GpuUnusable(f"the NVIDIA driver does not name its GPUs ({error}).", _ADVICE) from None
     finally:

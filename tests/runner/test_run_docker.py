@@ -14,8 +14,10 @@ import docker
 import pytest
 
 import runner.launchers.docker as docker_launcher
+from images.contract import files
 from images.contract.config import ExperimentConfig
 from images.contract.job import CONTRACT_VERSION, LABEL_CONTRACT, ExitCode
+from images.contract.process import load_processes
 from runner.launchers import LaunchFailed
 from runner.launchers.docker import DockerLauncher
 from tests.docker_engine import containers_of
@@ -127,6 +129,22 @@ def test_a_batch_too_big_for_the_containers_memory_is_told_so(tmp_path: Path, py
     assert ran.code == ExitCode.OUT_OF_MEMORY, ran.stderr
     (failure,) = failures(tmp_path)
     assert "too much memory" in failure.message
+    assert containers_of(study) == []
+
+
+def test_what_a_surviving_process_measured_is_kept_and_belongs_to_the_caller(
+    tmp_path: Path, stub_image: str, study: str
+) -> None:
+    settings = {"num_processes": "2", "stub.fail": "killed", "stub.rank": "1"}
+    options = [part for path, value in settings.items() for part in ("--set", f"{path}={value}")]
+    ran = run_command(*STUB, "--output", tmp_path, "--study", study, "--cycles", "1", *options)
+
+    assert ran.code == ExitCode.INCOMPLETE_PROCESSES, ran.stderr
+    (failure,) = failures(tmp_path)
+    folder = tmp_path / files.RAW_FOLDER / failure.experiment_id
+    assert [one.record.raw.process_index for one in load_processes(folder)] == [0]
+    assert {path.stat().st_uid for path in folder.iterdir()} == {os.getuid()}
+    assert leftovers(tmp_path) == []
     assert containers_of(study) == []
 
 

@@ -156,7 +156,7 @@ def test_a_runner_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
 
 
 def test_a_failure_that_every_cycle_would_repeat_ends_the_study(tmp_path: Path) -> None:
-    ran = runner(*STUB, "--output", tmp_path, "--cycles", "3", "--set", "num_processes=2")
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "3", "--set", "gpus_per_process=2")
 
     assert ran.code == ExitCode.CONFIG_INVALID
     assert len(failures(tmp_path)) == 1

@@ -38,9 +38,9 @@ def _no_process_is_left(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def killed(shared_machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """A job whose second process is killed in mid-window."""
-    job = shared_machine.start(tmp_path_factory.mktemp("killed"), _two(window_s=1.0))
+    job = shared_machine.start(tmp_path_factory.mktemp("killed"), _two(window_s=1.5))
     wait_for_phase(job, "window")
-    time.sleep(0.8)
+    time.sleep(1.0)
     ranks_of(job.output)[1].kill()
     return job.end()
 
@@ -94,7 +94,7 @@ def test_what_a_survivor_left_needs_nothing_else_to_be_aggregated(killed: Ended,
     assert survivor.samples is not None
     assert survivor.samples.num_rows >= 8
     config = ExperimentConfig.model_validate(files.read_json(folder / "config.json"))
-    assert config == ExperimentConfig.model_validate(_two(window_s=1.0))
+    assert config == ExperimentConfig.model_validate(_two(window_s=1.5))
     assert JobContext.model_validate(files.read_json(folder / "context.json")).gpu_uuids == uuids
 
 
@@ -195,6 +195,20 @@ def test_results_of_processes_that_cannot_be_written_are_no_bug(machine: Machine
     assert ended.code == ExitCode.MEASUREMENT_FAILED
     assert "its result cannot be written" in ended.failure.message
     assert "Traceback" not in ended.stderr
+
+
+def test_whole_raw_results_stay_when_the_result_made_of_them_cannot_be_written(
+    machine: Machine, tmp_path: Path
+) -> None:
+    def room_for_each_half() -> None:  # a process's largest file has 12.9 kB, the result's have 14.6 and 16.2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (13_700, 13_700))
+
+    document = on_gpus({"n_prompts": 400, "max_output_tokens": 2}, num_processes=2, measurement={"energy": "none"})
+    ended = machine.start(tmp_path / "job", document, preexec_fn=room_for_each_half).end()
+
+    assert ended.code == ExitCode.MEASUREMENT_FAILED
+    assert "the result cannot be written to" in _failure(ended).message
+    assert [one.record.raw.process_index for one in load_processes(_raw(ended))] == [0, 1]
 
 
 def _directory_of(ended: Ended) -> Path:

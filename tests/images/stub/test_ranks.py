@@ -63,7 +63,6 @@ def test_the_energy_of_all_gpus_runs_from_the_common_open_to_the_common_close(pa
     assert result.total_inference_time_sec == pytest.approx(window_s, abs=1e-5)
     assert IDLE_W * window_s * 1.2 < true_j[0] < BUSY_W * window_s * 0.9, "the idle tail has to show in the truth"
     assert result.total_energy_j == pytest.approx(sum(true_j), rel=0.005)
-    assert result.total_energy_j / window_s == pytest.approx(sum(true_j) / window_s, rel=0.005)
     assert result.energy_per_device_j == pytest.approx(true_j, rel=0.01)
     assert result.energy_source == "nvml_counter"
 
@@ -164,14 +163,14 @@ def test_longer_set_up_warm_up_and_tear_down_change_neither_energy_nor_time_nor_
 
 
 def test_the_steady_state_of_several_processes_is_the_part_in_which_all_work(machine: Machine, tmp_path: Path) -> None:
-    document = on_gpus(SEVEN, num_processes=2, measurement={"methodology": "steady_state"}, batch_size=4)
+    document = on_gpus(SEVEN | {"ignore_eos": True}, num_processes=2, measurement={"methodology": "steady_state"})
     document["stub"] |= {"window_s": 0.6, "slowdown_per_rank": 1.0}
     result = ExperimentResult.from_json(machine.start(tmp_path / "job", document).end().directory)
 
     assert result.steady_state_window is not None
     from_s, to_s = result.steady_state_window
     assert 0.0 <= from_s < 0.1
-    assert 0.3 < to_s < 0.7, "the slow process goes on for as long again"
+    assert 0.5 < to_s < 0.8, "the slow process goes on for as long again"
     assert result.total_inference_time_sec == pytest.approx(to_s - from_s, abs=1e-4)
     true_j = (watts_of(0) + watts_of(1)) * (to_s - from_s)
     breakdown = result.energy_breakdown
