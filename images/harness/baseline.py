@@ -19,6 +19,7 @@ import numpy as np
 
 from images.contract.gpus import VISIBLE_DEVICES
 from images.harness.energy import CounterTraits, energy_between, measure_lag, measure_period
+from images.harness.lifetime import end_with_parent
 from images.harness.nvml import open_devices
 from images.harness.sampler import Sampler, SystemClock
 
@@ -114,6 +115,7 @@ def _measure(seconds: float, uuids: Sequence[str]) -> Baseline:
 
 
 def main(arguments: Sequence[str]) -> None:
+    end_with_parent()
     seconds, *uuids = arguments
     measured = _measure(float(seconds), uuids)
     # Standard output is the answer; the parent reads its last line.

@@ -11,7 +11,7 @@ from typing import TypeVar
 from images.contract.config import CoolDownGate, ExperimentConfig
 from images.contract.job import ConfigInvalid, GpuUnusable, JobContext
 from images.contract.parts import CoolDown, EnvironmentSnapshot
-from images.harness.nvml import Device, MeterUnavailable, driver_versions, open_devices
+from images.harness.nvml import Device, MeterUnavailable, driver_versions, open_devices, visible_uuids
 from images.harness.sampler import Clock
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,6 @@ class JobGpus:
     no_meter: str | None
     foreign: list[str]
 
-    def share(self, index: int, config: ExperimentConfig) -> slice:
-        """The part of `uuids` and `devices` that belongs to process `index`."""
-        return slice(index * config.gpus_per_process, (index + 1) * config.gpus_per_process)
-
 
 def find_gpus(config: ExperimentConfig, context: JobContext, clock: Clock) -> JobGpus:
     """The job's GPUs: those it was told, else those it can see, as many as it needs.
@@ -50,7 +46,7 @@ def find_gpus(config: ExperimentConfig, context: JobContext, clock: Clock) -> Jo
         GpuUnusable: too few or unusable ones, or no meter where `measurement.energy` asks for it.
     """
     devices, no_meter = _open(config, context, clock)
-    uuids = [device.uuid for device in devices] if devices else context.gpu_uuids or []
+    uuids = [device.uuid for device in devices] if devices else _unmetered(context)
     needed = config.num_processes * config.gpus_per_process
     if 0 < len(uuids) < needed:
         raise GpuUnusable(
@@ -131,6 +127,16 @@ def _open(config: ExperimentConfig, context: JobContext, clock: Clock) -> tuple[
     if reason is not None and wanted == "nvml":
         raise GpuUnusable(f"measurement.energy is nvml, but {reason}.", "Repair that, or set it to auto or none.")
     return devices, reason
+
+
+def _unmetered(context: JobContext) -> list[str]:
+    """The job's GPUs where none of them is metered."""
+    if context.gpu_uuids is not None:
+        return context.gpu_uuids
+    try:
+        return visible_uuids()
+    except MeterUnavailable:
+        return []
 
 
 def _foreign(devices: Sequence[Device]) -> list[str]:

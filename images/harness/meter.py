@@ -184,7 +184,13 @@ class Meter:
             elif period_s is not None:
                 traits = CounterTraits(period_s, measure_lag(readings, period_s))
             energy = energy_between(
-                readings, start, end, gpu_uuid=device.uuid, power_method=device.power_method, traits=traits
+                readings,
+                start,
+                end,
+                gpu_uuid=device.uuid,
+                power_method=device.power_method,
+                traits=traits,
+                dense_marks=span_s is None,
             )
             if device.lost:
                 energy = DeviceEnergy(gpu_uuid=device.uuid, energy_j=None, samples=energy.samples)

@@ -216,15 +216,7 @@ def open_devices(
         MeterUnavailable: no driver, or it does not answer.
         GpuUnusable: a GPU is not there, is lost, is named twice, or is shared in a way that has no energy of its own.
     """
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        reason = "there is no NVIDIA driver" if error.value in _NO_DRIVER else f"the NVIDIA driver says: {error}"
-        raise MeterUnavailable(reason) from None
-    try:
-        there = _handles()
-    except pynvml.NVMLError as error:
-        raise MeterUnavailable(f"the NVIDIA driver says: {error}") from None
+    there = _handles()
     chosen = visible_gpus(list(there), environment) if uuids is None else list(uuids)
     for uuid in chosen:
         _require_whole(uuid, chosen, there, environment)
@@ -249,14 +241,33 @@ def driver_versions() -> tuple[str | None, str | None]:
         return None, None
 
 
+def visible_uuids(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """GPUs that the process can see, inside CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        MeterUnavailable: no driver, or it does not answer.
+        GpuUnusable: part of a GPU is named.
+    """
+    return visible_gpus(list(_handles()), environment)
+
+
 def _handles() -> dict[str, object]:
+    """All GPUs that answer, by UUID."""
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+    except pynvml.NVMLError as error:
+        reason = "there is no NVIDIA driver" if error.value in _NO_DRIVER else f"the NVIDIA driver says: {error}"
+        raise MeterUnavailable(reason) from None
     found: dict[str, object] = {}
-    for index in range(pynvml.nvmlDeviceGetCount()):
+    for index in range(count):
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             found[str(pynvml.nvmlDeviceGetUUID(handle))] = handle
-        except pynvml.NVMLError_GpuIsLost:
-            continue  # another one's death is not ours
+        except pynvml.NVMLError as error:
+            if error.value not in _LOST:
+                raise MeterUnavailable(f"the NVIDIA driver says: {error}") from None
+            # Another one's death is not ours.
     return found
 
 

@@ -6,10 +6,8 @@ marks are common, and what it measured goes into FOLDER.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +29,7 @@ from images.contract.job import (
     OutOfMemory,
 )
 from images.contract.process import ProcessData, write_process
+from images.harness.lifetime import end_with_parent
 from images.harness.meter import Meter
 from images.harness.nvml import Device, MeterUnavailable, open_devices
 from images.harness.process import Place, measure_process
@@ -39,7 +38,6 @@ from images.harness.window import Span
 
 PLAN_FILE = "plan.json"
 _BARRIER_S = 24 * 3600.0
-_PR_SET_PDEATHSIG = 1
 
 
 class CommonMarks:
@@ -143,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
         level=logging.INFO, format=f"%(asctime)s %(levelname)s process {index}: %(message)s", stream=sys.stderr
     )
     # Should the coordinator be killed, nobody else would end this process.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     return serve(folder, index, Connection(descriptor))
 
 

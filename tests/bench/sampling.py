@@ -21,7 +21,7 @@ from tests.gpu_node.node import Node
 
 _INTERVAL_S = 0.1
 _GPUS = 8
-_WATCHED_S = 20.0
+_WATCHED_S = 10.0
 _PAIRS = 20
 _T_95_ONE_SIDED = 1.729  # Student's t with 19 degrees of freedom
 
@@ -60,7 +60,9 @@ def _slowdowns(node: Node) -> list[float]:
     """Percent by which real torch work takes longer while it is sampled, of each pair."""
     from images.pytorch.backend import Backend as Pytorch
 
-    config = parse_config({"batch_size": 8, "workload": {"n_prompts": 32, "max_output_tokens": 64, "ignore_eos": True}})
+    config = parse_config(
+        {"batch_size": 8, "workload": {"n_prompts": 256, "max_output_tokens": 64, "ignore_eos": True}}
+    )
     backend: Backend = Pytorch()
     loaded = backend.load(config, JobContext(gpu_uuids=[]))
     requests = prepare_workload(config, loaded).requests

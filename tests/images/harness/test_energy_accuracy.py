@@ -79,6 +79,11 @@ def test_a_part_in_the_middle_of_the_window_has_a_figure_and_a_bound_too(virtual
     window = measure_window(virtual_node, 12.0, span_s=(1.0, 11.0))
     assert window.seconds == pytest.approx(10.0)
     assert abs(window.error) <= min(window.bound, 0.01)
+    short = measure_window(virtual_node, 3.0, span_s=(1.0, 1.5))
+    assert abs(short.error) <= short.bound
+    assert short.device.counter_bound_j is not None
+    assert short.device.integral_bound_j is not None
+    assert short.device.bound_j == min(short.device.counter_bound_j, short.device.integral_bound_j)
 
 
 def test_several_devices_are_measured_at_once_each_with_its_own_figure(virtual_node: Node) -> None:
