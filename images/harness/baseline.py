@@ -11,17 +11,17 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from images.contract.gpus import VISIBLE_DEVICES
-from images.harness.energy import CounterTraits, energy_between, measure_lag, measure_period
+from images.contract.job import JobError
 from images.harness.lifetime import end_with_parent
-from images.harness.nvml import open_devices
-from images.harness.sampler import Sampler, SystemClock
+from images.harness.meter import Meter
+from images.harness.nvml import MeterUnavailable, open_devices
+from images.harness.sampler import SystemClock
 
 _SETTLE_S = 1.0
 _INTERVAL_S = 0.05
@@ -87,37 +87,42 @@ def _hold_contexts(count: int) -> bool:
 
 
 def _measure(seconds: float, uuids: Sequence[str]) -> Baseline:
-    """Mean power from the counter where there is one, else from the samples."""
+    """Mean power as a window of this length is measured, and the spread of the samples in it."""
     clock = SystemClock()
-    devices = open_devices(uuids, clock.now_s)
+    meter = Meter(open_devices(uuids, clock.now_s), _INTERVAL_S, clock)
     held = _hold_contexts(len(uuids))
-    time.sleep(_SETTLE_S)  # a new context raises the clocks for a moment
-    sampler = Sampler(devices, _INTERVAL_S, clock)
-    begun_s = clock.now_s()
-    sampler.start()
-    time.sleep(seconds)
-    ended_s = clock.now_s()
-    sampler.stop()
-    sampler.snap()
-    means, deviations = [], []
-    for device, series in zip(devices, sampler.series, strict=True):
-        readings = series.readings()
-        period_s = measure_period(readings) if device.has_counter else None
-        traits = None if period_s is None else CounterTraits(period_s, measure_lag(readings, period_s))
-        energy = energy_between(
-            readings, begun_s, ended_s, gpu_uuid=device.uuid, power_method=device.power_method, traits=traits
-        )
-        if energy.energy_j is None:
-            raise BaselineFailed(f"{device.uuid} gave no reading")
-        means.append(energy.energy_j / (ended_s - begun_s))
-        deviations.append(float(np.nanstd(readings.power_w)) if np.isfinite(readings.power_w).any() else 0.0)
-    return Baseline(sum(means), float(np.hypot.reduce(deviations)), held)
+    clock.sleep(_SETTLE_S)  # a new context raises the clocks for a moment
+    meter.calibrate()
+    meter.begin()
+    opened_s = clock.now_s()
+    clock.sleep(seconds)
+    closed_s = clock.now_s()
+    meter.finish(closed_s)
+    energies = meter.metered(opened_s, closed_s).devices
+    mute = [device.gpu_uuid for device in energies if device.energy_j is None]
+    if mute:
+        raise BaselineFailed(f"{mute[0]} gave no reading")
+    power_w = sum(device.energy_j or 0.0 for device in energies) / (closed_s - opened_s)
+    return Baseline(power_w, _spread_w(meter, opened_s, closed_s), held)
+
+
+def _spread_w(meter: Meter, opened_s: float, closed_s: float) -> float:
+    """Standard deviation of the samples, of all devices together."""
+    deviations = []
+    for series in meter.sampler.series:
+        time_s, power_w = series.readings().powered()
+        inside = power_w[(time_s >= opened_s) & (time_s <= closed_s)]
+        deviations.append(float(inside.std()) if inside.size else 0.0)
+    return float(np.hypot.reduce(deviations))
 
 
 def main(arguments: Sequence[str]) -> None:
     end_with_parent()
     seconds, *uuids = arguments
-    measured = _measure(float(seconds), uuids)
+    try:
+        measured = _measure(float(seconds), uuids)
+    except (BaselineFailed, MeterUnavailable, JobError) as error:
+        sys.exit(str(error))
     # Standard output is the answer; the parent reads its last line.
     sys.stdout.write(
         json.dumps({"power_w": measured.power_w, "spread_w": measured.spread_w, "held_context": measured.held_context})

@@ -181,13 +181,14 @@ def test_an_image_of_another_contract_is_refused(stub_image: str, monkeypatch: p
 
 def test_a_gpu_that_docker_cannot_give_leaves_no_container(tmp_path: Path, stub_image: str, study: str) -> None:
     code = (
-        "import runner.cli as c; c.list_gpus = lambda: ['GPU-none']; "
+        "import runner.cli as c; c.choose_gpus = lambda config: ['GPU-none']; "
         f"import sys; sys.argv = ['runner', *{[*STUB, '--output', str(tmp_path), '--study', study]!r}]; c.main()"
     )
     done = subprocess.run([RUNNER[0], "-c", code], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == ExitCode.LAUNCHER
-    assert "NVIDIA Container Toolkit" in done.stderr
+    # With simulated GPUs the engine knows --gpus, and it is the hook that refuses.
+    assert "NVIDIA Container Toolkit" in done.stderr or "Docker refused: " in done.stderr
     assert [(one.error_class, one.exit_code) for one in failures(tmp_path)] == [("LaunchFailed", 125)]
     assert containers_of(study) == []
     assert leftovers(tmp_path) == []
