@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-CONTRACT_VERSION = "1"
+CONTRACT_VERSION = "2"
 
 # What an image is started with: IMAGE --config FILE --output DIR [--context FILE].
 ARG_CONFIG = "--config"
