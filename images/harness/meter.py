@@ -27,6 +27,8 @@ from images.harness.sampler import Clock, Sampler, Series, SystemClock
 
 _CALIBRATION_S = 1.2
 _CALIBRATION_TICKS = 6
+_LONG_CALIBRATION_S = 3.0
+_FEWEST_TICKS = 3
 _WITHOUT_COUNTER_S = 0.02
 """Power alone is sampled at least this often: then each power step is known to 10 ms."""
 _SETTLE_PERIODS, _SETTLE_S = 3.0, 0.2
@@ -59,8 +61,8 @@ class Meter:
     """Energy of `devices`; with none of them, every method does nothing.
 
     Args:
-        indices: number of each device in the job, for the rows of timeseries.parquet.
         interval_s: longest mean gap between samples (s).
+        first_index: number in the job of the first device, for the rows of timeseries.parquet.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class Meter:
         """Measure how often each counter moves, before anything else runs."""
         if any(device.has_counter for device in self.devices):
             self.sampler.poll(lambda: self._ticked(_CALIBRATION_TICKS, since_s=0.0), _CALIBRATION_S)
+            # A counter with steps of a second is rare, and worth the wait.
+            self.sampler.poll(lambda: self._ticked(_FEWEST_TICKS, since_s=0.0), _LONG_CALIBRATION_S)
         self._periods_s = [
             measure_period(series.readings()) if device.has_counter else None
             for device, series in zip(self.devices, self.sampler.series, strict=True)
