@@ -89,4 +89,5 @@ def _describe(outcome: Outcome) -> str:
     figures.append("energy not measured" if energy is None else f"{energy:.4g} J/output token")
     codes = [text.partition(":")[0] for text in result.measurement_warnings]
     codes = [code for code in codes if code != "no_energy_meter"] + [str(one.message) for one in caught]
-    return f"ok: {', '.join(figures)}" + (f"  [{', '.join(codes)}]" if codes else "")
+    verdict = f"INVALID ({', '.join(result.invalid_reasons)})" if result.measurement_valid is False else "ok"
+    return f"{verdict}: {', '.join(figures)}" + (f"  [{', '.join(codes)}]" if codes else "")

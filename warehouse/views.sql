@@ -74,31 +74,40 @@ summed AS (
         )
         + min(timestamp_s - window_from_s) FILTER (inside) * arg_min(gpu_power_w, timestamp_s) FILTER (inside)
         + min(window_to_s - timestamp_s) FILTER (inside) * arg_max(gpu_power_w, timestamp_s) FILTER (inside)
-            AS energy_j
-    FROM placed
+            AS held_j
+FROM placed
     GROUP BY experiment_id, gpu_index
+),
+stored AS (
+    SELECT
+        summed.*,
+        coalesce(
+            energy_breakdown ->> ('$.devices[' || gpu_index || '].gpu_uuid'),
+            environment_snapshot ->> ('$.gpu_uuids[' || gpu_index || ']')
+        ) AS gpu_uuid,
+        (energy_breakdown ->> ('$.devices[' || gpu_index || '].integral_j'))::DOUBLE AS stored_integral_j,
+        gpu_index < coalesce(json_array_length(energy_breakdown, '$.devices'), 0) AS is_stored
+    FROM summed
+    JOIN experiments USING (experiment_id)
 )
 SELECT
     experiment_id,
     gpu_index,
-    coalesce(
-        energy_breakdown ->> ('$.devices[' || gpu_index || '].gpu_uuid'),
-        environment_snapshot ->> ('$.gpu_uuids[' || gpu_index || ']')
-    ) AS gpu_uuid,
+    gpu_uuid,
     samples,
-    energy_j,
+    -- What the job itself did not take for a figure (a GPU that was lost, a mark without a sample near it) is none here.
+    CASE WHEN stored_integral_j IS NOT NULL OR NOT is_stored THEN held_j END AS energy_j,
     energy_j / nullif(window_s, 0) AS mean_power_w,
-    (energy_breakdown ->> ('$.devices[' || gpu_index || '].integral_j'))::DOUBLE AS stored_integral_j,
+    stored_integral_j,
     energy_j / nullif(stored_integral_j, 0) AS ratio
-FROM summed
-JOIN experiments USING (experiment_id);
+FROM stored;
 COMMENT ON VIEW energy_from_samples_per_gpu IS 'Energy of each GPU, computed anew from its samples.';
 COMMENT ON COLUMN energy_from_samples_per_gpu.experiment_id IS 'the experiment it belongs to';
 COMMENT ON COLUMN energy_from_samples_per_gpu.gpu_index IS 'place of the GPU among those of its job, from 0';
 COMMENT ON COLUMN energy_from_samples_per_gpu.gpu_uuid IS 'UUID of the GPU; NULL is not recorded';
 COMMENT ON COLUMN energy_from_samples_per_gpu.samples IS 'samples with power in the window';
 COMMENT ON COLUMN energy_from_samples_per_gpu.energy_j IS
-    'window_from_s to window_to_s; NULL without a sample with power in it (J)';
+    'window_from_s to window_to_s; NULL without a sample with power in it, or where the job has none (J)';
 COMMENT ON COLUMN energy_from_samples_per_gpu.mean_power_w IS 'energy_j / that time (W)';
 COMMENT ON COLUMN energy_from_samples_per_gpu.stored_integral_j IS 'the integral as the job stored it (J)';
 COMMENT ON COLUMN energy_from_samples_per_gpu.ratio IS 'energy_j / stored_integral_j';

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from images.contract.job import GpuUnusable
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+_NO_GPU = ("", "-1", "NoDevFiles")
 
 
 def visible_gpus(uuids: Sequence[str], environment: Mapping[str, str]) -> list[str]:
@@ -16,7 +17,7 @@ def visible_gpus(uuids: Sequence[str], environment: Mapping[str, str]) -> list[s
     CUDA_DEVICE_ORDER=PCI_BUS_ID; where GPUs of several models are mixed, name them by UUID.
 
     Raises:
-        GpuUnusable: a MIG instance, which has no energy of its own.
+        GpuUnusable: it names a MIG instance, which has no energy of its own, or nothing that is there.
     """
     setting = environment.get(VISIBLE_DEVICES)
     if setting is None:
@@ -35,4 +36,9 @@ def visible_gpus(uuids: Sequence[str], environment: Mapping[str, str]) -> list[s
         if len(matches) != 1:
             break
         chosen.append(matches[0])
+    if uuids and not chosen and setting.strip() not in _NO_GPU:
+        raise GpuUnusable(
+            f"CUDA_VISIBLE_DEVICES is '{setting}', which names none of the {len(uuids)} GPUs here.",
+            "Correct it; empty it to measure on the CPU.",
+        )
     return chosen

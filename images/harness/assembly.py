@@ -24,7 +24,7 @@ from images.contract.parts import (
 from images.contract.process import ProcessData, ProcessRecord
 from images.contract.result import ExperimentResult
 from images.harness.baseline import Baseline
-from images.harness.findings import find_warnings, foreign_warning, missing_warning
+from images.harness.findings import cool_down_warning, find_warnings, foreign_warning, missing_warning
 from images.harness.latency import request_means
 
 REPRODUCIBILITY_NOTES = (
@@ -94,6 +94,7 @@ def assemble(
             {code for record in records for code in record.invalid_reasons}
             | ({"foreign_process"} if facts.foreign and devices else set())
             | ({"rank_missing"} if missing else set())
+            | ({"simulated_device"} if facts.environment.simulated else set())
         ),
         reproducibility_notes=REPRODUCIBILITY_NOTES,
         prompts_sha256=first.prompts_sha256,
@@ -194,6 +195,7 @@ def _warnings(config: ExperimentConfig, facts: Facts, records: Sequence[ProcessR
         no_meter=facts.no_meter,
         no_baseline=facts.no_baseline,
     )
+    found += cool_down_warning(facts.cool_down)
     found += foreign_warning(facts.foreign if any(record.devices for record in records) else ())
     return found + [finding for record in records for finding in record.findings]
 

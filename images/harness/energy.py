@@ -19,7 +19,9 @@ The lag is the longest that the readings allow (`measure_lag`); where they tell 
 bound of the integral: the edges over the longest time without a sample there, or that a power reading stands still;
 and three standard deviations of the sum between samples, as if neighbours were independent draws (their difference d
 over a gap g then has a variance of d^2 / 2, and the sum one of d^2 g^2 / 2). That holds for a load that changes faster
-than it is sampled, and is generous for one that changes more slowly. Both bounds end with the meter's resolution.
+than it is sampled, and is generous for one that changes more slowly.
+Both bounds end with the meter's resolution. Where the two figures differ by more than both bounds, the difference is
+the bound.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from images.contract.parts import DeviceEnergy, PowerMethod
 Array = NDArray[np.float64]
 
 AVERAGED_OVER_S = 1.0
+LONGEST_HELD_S = 1.0
+"""Power is not held from a mark to a sample that is farther away."""
 _DENSE = 0.25  # a tick known to this part of a period has a time of its own
 _LAGS_TRIED = 61
 _LONGEST_LAG = 3.0  # periods,
@@ -210,6 +214,11 @@ def energy_between(
     if traits is not None:
         counter, counter_bound = _by_counter(readings, opened_s, closed_s, power_method, traits)
     integral, integral_bound = _by_integral(time, power, opened_s, closed_s, power_method)
+    if counter is not None and counter_bound is not None and integral is not None and integral_bound is not None:
+        difference = abs(counter - integral)
+        if difference > counter_bound + integral_bound:
+            # One of them is wrong by more than it should be, and nobody knows which.
+            counter_bound, integral_bound = max(difference, counter_bound), max(difference, integral_bound)
     edges = np.concatenate(([opened_s], time[inside], [closed_s]))
     by_counter = counter is not None
     if not dense_marks and integral_bound is not None and counter_bound is not None:
@@ -283,6 +292,8 @@ def _by_integral(
     within, level = time[inside], power[inside]
     gaps, jumps = np.diff(within), np.diff(level)
     head, tail = within[0] - opened_s, closed_s - within[-1]
+    if max(head, tail) > LONGEST_HELD_S:
+        return None, None  # nobody knows what the power was there
     energy = float(np.sum(gaps * (level[1:] + level[:-1])) / 2 + head * level[0] + tail * level[-1])
     stale_s = AVERAGED_OVER_S if method == "average_1s" else _standing_still(time, power)
     reach_s = stale_s + float(np.max(gaps, initial=0.0))
@@ -291,8 +302,9 @@ def _by_integral(
     edges += stale_s * float(np.ptp(np.concatenate(near)))
     between = 3.0 * float(np.sqrt(np.sum((gaps * jumps) ** 2) / 2.0))
     # Of a time without samples it is only known that power kept to its range.
-    starved_s = float(np.sum(gaps[gaps > _STARVED * np.quantile(gaps, 0.9)])) if gaps.size else 0.0
-    between += starved_s * float(np.ptp(level))
+    usual_s = float(np.quantile(gaps, 0.9)) if gaps.size else 0.0
+    holes = np.concatenate((gaps, [head, tail]))
+    between += float(np.sum(holes[holes > _STARVED * usual_s])) * float(np.ptp(power))
     return energy, edges + between + _RESOLUTION_J * (1.0 + closed_s - opened_s)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from images.contract.aggregation import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from images.contract.config import ExperimentConfig
-from images.contract.parts import DeviceActivity, DeviceEnergy, WarmupResult
+from images.contract.parts import CoolDown, DeviceActivity, DeviceEnergy, WarmupResult
 from images.harness.meter import Metered
 from images.harness.nvml import Device
 
@@ -17,6 +17,7 @@ MIN_WINDOW_S = 60.0
 MIN_PROMPTS = 30
 MAX_DRIFT_C = 10.0
 MIN_CLOCK_SHARE = 0.9
+MAX_OVER_LIMIT = 1.1
 MIN_DISAGREEMENT = 0.05
 INVALID_DISAGREEMENT = 0.20
 INVALID_GAP_S = 1.0
@@ -82,7 +83,7 @@ def meter_findings(config: ExperimentConfig, metered: Metered, devices: Sequence
     """What a process's meter saw that its reader should know."""
     found = []
     for energy, activity, device in zip(metered.devices, metered.activity, devices, strict=True):
-        found += _energy_warnings(energy, config.measurement.sample_interval_ms / 1e3)
+        found += _energy_warnings(energy, device, metered, config.measurement.sample_interval_ms / 1e3)
         found += _activity_warnings(activity)
         if device.properties.persistence_mode is False:
             found.append(
@@ -103,7 +104,8 @@ def meter_findings(config: ExperimentConfig, metered: Metered, devices: Sequence
         for uuid in metered.backwards
     ]
     found += [
-        f"counter_lost: the energy counter of {uuid} stopped. Its figure is the power integral; check the driver."
+        f"counter_lost: the energy counter of {uuid} stopped, or could not be read any more. "
+        "Its figure is the power integral; check driver and permissions."
         for uuid in metered.silent
     ]
     return found + foreign_warning(metered.newcomers)
@@ -124,7 +126,9 @@ def meter_verdict(metered: Metered, devices: Sequence[Device], window_s: float) 
         codes.add("foreign_process")
     if any(device.properties.simulated for device in devices):
         codes.add("simulated_device")
-    for energy in metered.devices:
+    for energy, device in zip(metered.devices, devices, strict=True):
+        if _over_limit(energy, device, window_s):
+            codes.add("power_over_limit")
         by_integral = energy.source == "nvml_power"
         if by_integral and (energy.longest_gap_s or 0.0) > INVALID_GAP_S:
             codes.add("sampling_gap")
@@ -133,6 +137,16 @@ def meter_verdict(metered: Metered, devices: Sequence[Device], window_s: float) 
         if _disagreement(energy) > INVALID_DISAGREEMENT:
             codes.add("meter_disagreement")
     return sorted(codes)
+
+
+def cool_down_warning(cool_down: CoolDown | None) -> list[str]:
+    """A warning if the gate's time was over before the GPUs were cool."""
+    if cool_down is None or cool_down.reached:
+        return []
+    return [
+        f"not_cooled_down: a GPU was above {cool_down.target_c:.0f} C after {cool_down.waited_s:.0f} s. "
+        "Raise measurement.cool_down.timeout_s, or improve cooling."
+    ]
 
 
 def foreign_warning(processes: Sequence[str]) -> list[str]:
@@ -155,7 +169,14 @@ def missing_warning(missing: Sequence[int]) -> list[str]:
     ]
 
 
-def _energy_warnings(energy: DeviceEnergy, interval_s: float) -> list[str]:
+def _over_limit(energy: DeviceEnergy, device: Device, seconds: float) -> bool:
+    limit_w = device.properties.power_limit_w
+    if energy.energy_j is None or limit_w is None or seconds <= 0:
+        return False
+    return energy.energy_j - (energy.bound_j or 0.0) > MAX_OVER_LIMIT * limit_w * seconds
+
+
+def _energy_warnings(energy: DeviceEnergy, device: Device, metered: Metered, interval_s: float) -> list[str]:
     found = []
     share = _disagreement(energy)
     if share > 0.0:
@@ -166,9 +187,28 @@ def _energy_warnings(energy: DeviceEnergy, interval_s: float) -> list[str]:
         )
     longest = energy.longest_gap_s
     if longest is not None and longest > max(_GAP_SLOTS * interval_s, _SHORTEST_GAP_S):
+        unreadable = metered.unreadable.get(energy.gpu_uuid, 0)
+        cause = (
+            f"the driver refused {unreadable} readings, or gave impossible ones. Check nvidia-smi and permissions."
+            if unreadable
+            else "the sampler got no CPU time. Give the job a core for it."
+        )
+        found.append(f"sampling_gap: {longest:.2f} s without a power sample of {energy.gpu_uuid}; {cause}")
+    if energy.energy_j is None and energy.gpu_uuid not in metered.lost:
         found.append(
-            f"sampling_gap: {longest:.2f} s without a power sample of {energy.gpu_uuid}. "
-            "Give the job a CPU core for its sampler."
+            f"no_energy_meter: {energy.gpu_uuid} gave too few usable readings in the window. "
+            "Check nvidia-smi and permissions, and run again."
+        )
+    elif energy.integral_j is None and energy.gpu_uuid not in metered.lost:
+        found.append(
+            f"no_power_readings: the power of {energy.gpu_uuid} could not be read, so nothing confirms its counter. "
+            "Check nvidia-smi and permissions."
+        )
+    limit_w = device.properties.power_limit_w
+    if _over_limit(energy, device, metered.seconds):
+        found.append(
+            f"power_over_limit: the mean power of {energy.gpu_uuid} is above its limit of {limit_w:.0f} W. "
+            "Its readings are wrong; update the driver."
         )
     if energy.source == "nvml_power" and energy.power_method == "average_1s":
         found.append(
@@ -183,10 +223,11 @@ def _disagreement(energy: DeviceEnergy) -> float:
     counter, integral = energy.counter_j, energy.integral_j
     if counter is None or integral is None or max(counter, integral) <= 0:
         return 0.0
-    allowed = (energy.counter_bound_j or 0.0) + (energy.integral_bound_j or 0.0)
     difference = abs(counter - integral)
     share = difference / max(counter, integral)
-    return share if share > MIN_DISAGREEMENT and difference > allowed else 0.0
+    # Where they differ by more than both bounds, the difference has become the bound (energy.py).
+    unexplained = difference >= max(energy.counter_bound_j or 0.0, energy.integral_bound_j or 0.0)
+    return share if share > MIN_DISAGREEMENT and unexplained else 0.0
 
 
 def _activity_warnings(activity: DeviceActivity) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from images.contract.config import CoolDownGate, ExperimentConfig
 from images.contract.job import ConfigInvalid, GpuUnusable, JobContext
 from images.contract.parts import CoolDown, EnvironmentSnapshot
-from images.harness.nvml import Device, MeterUnavailable, driver_versions, open_devices, visible_uuids
+from images.harness.nvml import Device, MeterUnavailable, driver_versions, open_devices
 from images.harness.sampler import Clock
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,14 @@ class JobGpus:
     Attributes:
         uuids: all GPUs of the job; empty is the CPU.
         devices: the same as the meter sees them; empty without a meter.
+        known: the same as far as the driver names them, with or without a meter.
         no_meter: why there is none; None if there is one.
         foreign: processes of others on them, in words.
     """
 
     uuids: list[str]
     devices: list[Device]
+    known: list[Device]
     no_meter: str | None
     foreign: list[str]
 
@@ -46,7 +48,8 @@ def find_gpus(config: ExperimentConfig, context: JobContext, clock: Clock) -> Jo
         GpuUnusable: too few or unusable ones, or no meter where `measurement.energy` asks for it.
     """
     devices, no_meter = _open(config, context, clock)
-    uuids = [device.uuid for device in devices] if devices else _unmetered(context)
+    known = devices or _unmetered(context, clock)
+    uuids = [device.uuid for device in known] if known else context.gpu_uuids or []
     needed = config.num_processes * config.gpus_per_process
     if 0 < len(uuids) < needed:
         raise GpuUnusable(
@@ -59,7 +62,7 @@ def find_gpus(config: ExperimentConfig, context: JobContext, clock: Clock) -> Jo
         raise ConfigInvalid("gpus_per_process is above 1, and the job has no GPU.", "Set it to 1 for the CPU.")
     devices = devices[:needed]
     # The host sees more than a container does, and the same processes.
-    return JobGpus(uuids[:needed], devices, no_meter, context.foreign_processes or _foreign(devices))
+    return JobGpus(uuids[:needed], devices, known[:needed], no_meter, context.foreign_processes or _foreign(devices))
 
 
 def wait_until_cool(devices: Sequence[Device], gate: CoolDownGate, clock: Clock) -> CoolDown | None:
@@ -83,10 +86,10 @@ def wait_until_cool(devices: Sequence[Device], gate: CoolDownGate, clock: Clock)
 
 
 def with_gpus(environment: EnvironmentSnapshot, gpus: JobGpus) -> EnvironmentSnapshot:
-    """The snapshot with what NVML says of the job's GPUs; without a meter it says nothing."""
-    if not gpus.devices:
+    """The snapshot with what the driver says of the job's GPUs."""
+    if not gpus.known:
         return environment
-    properties = [device.properties for device in gpus.devices]
+    properties = [device.properties for device in gpus.known]
     driver, cuda = driver_versions()
     return environment.model_copy(
         update={
@@ -129,13 +132,11 @@ def _open(config: ExperimentConfig, context: JobContext, clock: Clock) -> tuple[
     return devices, reason
 
 
-def _unmetered(context: JobContext) -> list[str]:
-    """The job's GPUs where none of them is metered."""
-    if context.gpu_uuids is not None:
-        return context.gpu_uuids
+def _unmetered(context: JobContext, clock: Clock) -> list[Device]:
+    """The job's GPUs where none of them is metered, if the driver can name them: they still say where it ran."""
     try:
-        return visible_uuids()
-    except MeterUnavailable:
+        return open_devices(context.gpu_uuids, clock.now_s)
+    except (MeterUnavailable, GpuUnusable):
         return []
 
 

@@ -108,7 +108,7 @@ def measure(
         baseline_before=idle.before,
         baseline_after=idle.after,
         no_meter=_why_unmetered(gpus, data),
-        no_baseline=idle.missing,
+        no_baseline=idle.missing if idle.before is None else None,
         foreign=gpus.foreign,
     )
     return Measured(*assemble(config, context, facts, data))

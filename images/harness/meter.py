@@ -6,7 +6,7 @@ disturb there, and they give the counter's ticks next to the marks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -46,6 +46,8 @@ class Metered:
         samples: rows of timeseries.parquet; None without a meter.
         lost, backwards, silent: UUIDs of GPUs that died, whose counter fell, whose counter stopped.
         newcomers: processes that came onto a GPU in mid-window, in words.
+        unreadable: readings in the window without a usable power, by UUID.
+        seconds: length of the described part (s).
     """
 
     devices: list[DeviceEnergy] = field(default_factory=list)
@@ -55,6 +57,8 @@ class Metered:
     backwards: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     newcomers: tuple[str, ...] = ()
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Meter:
@@ -180,6 +184,7 @@ class Meter:
         """
         start, end = (opened_s, closed_s) if span_s is None else (opened_s + span_s[0], opened_s + span_s[1])
         backwards, silent, energies = [], [], []
+        unreadable: dict[str, int] = {}
         for device, series, period_s in zip(self.devices, self.sampler.series, self._periods_s, strict=True):
             readings = series.readings()
             traits = None
@@ -198,8 +203,10 @@ class Meter:
             )
             if device.lost:
                 energy = DeviceEnergy(gpu_uuid=device.uuid, energy_j=None, samples=energy.samples)
-            elif device.has_counter and energy.counter_j is None and device.uuid not in backwards:
+            elif device.has_counter and energy.counter_j is None and device.uuid not in backwards and span_s is None:
                 silent.append(device.uuid)
+            inside = (readings.time_s >= start) & (readings.time_s <= end)
+            unreadable[device.uuid] = int(np.isnan(readings.power_w[inside]).sum())
             energies.append(energy)
         return Metered(
             devices=energies,
@@ -212,6 +219,8 @@ class Meter:
             backwards=tuple(backwards),
             silent=tuple(silent),
             newcomers=tuple(self._newcomers),
+            unreadable=unreadable,
+            seconds=end - start,
         )
 
     def _ticked(self, times: int, since_s: float) -> bool:

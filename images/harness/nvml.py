@@ -35,7 +35,7 @@ _LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml
 _ENERGY = pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
 _INSTANT = pynvml.NVML_FI_DEV_POWER_INSTANT
 _SCOPE_GPU = 0  # on superchips scope 1 is the whole module
-_ABSURD_OVER_LIMIT = 3.0
+_ABSURD_OVER_LIMIT = 2.0
 
 
 class MeterUnavailable(Exception):
@@ -95,11 +95,11 @@ class Device:
         self._absurd_w = _ABSURD_OVER_LIMIT * (self.properties.power_limit_w or math.inf)
         counter, instant = self._fields()
         self._fields_answer = not (math.isnan(counter) and math.isnan(instant))
-        self._instant = not math.isnan(instant)
+        self._instant = self._plausible(instant)
         self._counter_call = math.isnan(counter) and not math.isnan(self._counter())
         self.power_scope = "gpu" if self._instant else None
         self.power_method: PowerMethod | None = None
-        if self._instant or not math.isnan(self._plain_power()):
+        if self._instant or self._plausible(self._plain_power()):
             self.power_method = "instant" if self._instant or not self._averages() else "average_1s"
         self.has_counter = self._counter_call or not math.isnan(counter)
 
@@ -114,8 +114,7 @@ class Device:
         if not self._instant and self.power_method is not None:
             power = self._plain_power()
         after = self._now_s()
-        plausible = 0.0 < power < self._absurd_w  # no GPU idles at 0 W
-        return Reading((before + after) / 2.0, energy, power if plausible else math.nan)
+        return Reading((before + after) / 2.0, energy, power if self._plausible(power) else math.nan)
 
     def state(self) -> State:
         """Temperature, clock, utilisation and what slows the device down."""
@@ -137,6 +136,10 @@ class Device:
         """Ids of the processes with a context, in the driver's numbering; inside a container often none."""
         found = self._ask(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses_v3(self._handle))
         return [] if found is None else [int(process.pid) for process in found]
+
+    def _plausible(self, power_w: float) -> bool:
+        """No GPU idles at 0 W, and none draws a multiple of its limit; false for NaN."""
+        return 0.0 < power_w < self._absurd_w
 
     def _fields(self) -> tuple[float, float]:
         """Energy (J) and instant power (W) in one call; NaN for what is not there."""
@@ -239,16 +242,6 @@ def driver_versions() -> tuple[str | None, str | None]:
         return str(pynvml.nvmlSystemGetDriverVersion()), f"{cuda // 1000}.{cuda % 1000 // 10}"
     except pynvml.NVMLError:
         return None, None
-
-
-def visible_uuids(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """GPUs that the process can see, inside CUDA_VISIBLE_DEVICES.
-
-    Raises:
-        MeterUnavailable: no driver, or it does not answer.
-        GpuUnusable: part of a GPU is named.
-    """
-    return visible_gpus(list(_handles()), environment)
 
 
 def _handles() -> dict[str, object]:

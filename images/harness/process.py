@@ -165,7 +165,8 @@ def _raw_result(
         ((row.input_tokens, row.output_tokens) for row in rows), loaded.shape, loaded.parameters
     )
     cached = [generation.cached_input_tokens for one in window.passes for generation in one.generations]
-    gpu_uuids = [] if not metered.devices and loaded.device in ("cpu", "none") else context.gpu_uuids or []
+    # Of a CPU run's GPUs only simulated ones are named: nothing can be computed on them.
+    gpu_uuids = [] if not metered.devices and loaded.device == "cpu" else context.gpu_uuids or []
     energies = [device.energy_j for device in metered.devices]
     energy = None if not energies or None in energies else math.fsum(one for one in energies if one is not None)
     return RawProcessResult(

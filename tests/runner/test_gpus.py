@@ -19,7 +19,7 @@ UUIDS = ["GPU-aaa1", "GPU-aab2", "GPU-ccc3"]
         ("2,0", ["GPU-ccc3", "GPU-aaa1"]),
         ("GPU-ccc3", ["GPU-ccc3"]),
         ("GPU-c", ["GPU-ccc3"]),
-        ("GPU-aa", []),  # names two devices
+        ("-1", []),
         ("1,-1,0", ["GPU-aab2"]),  # ends at the first that names none
         ("1,7,0", ["GPU-aab2"]),
     ],
@@ -27,6 +27,13 @@ UUIDS = ["GPU-aaa1", "GPU-aab2", "GPU-ccc3"]
 def test_visible_devices(setting: str | None, expected: list[str]) -> None:
     environment = {} if setting is None else {"CUDA_VISIBLE_DEVICES": setting}
     assert visible_gpus(UUIDS, environment) == expected
+
+
+@pytest.mark.parametrize("setting", ["GPU-aa", "9", "GPU-beef", "foo"])  # the first one names two
+def test_a_setting_that_names_nothing_is_not_taken_for_the_cpu(setting: str) -> None:
+    with pytest.raises(GpuUnusable, match=f"CUDA_VISIBLE_DEVICES is '{setting}'"):
+        visible_gpus(UUIDS, {"CUDA_VISIBLE_DEVICES": setting})
+    assert visible_gpus([], {"CUDA_VISIBLE_DEVICES": setting}) == []
 
 
 def test_a_part_of_a_gpu_is_refused() -> None:

@@ -80,23 +80,60 @@ def test_power_that_cannot_be_is_no_sample(virtual_node: Node, kind: FaultKind, 
     window = with_fault(virtual_node, kind, value)
     assert window.device.source == "nvml_counter"
     assert window.error == pytest.approx(0.0, abs=0.01)
-    assert codes(window) == {"sampling_gap"}
+    assert codes(window) == {"sampling_gap", "no_power_readings"}
+    assert any("refused" in finding for finding in window.findings() if finding.startswith("sampling_gap"))
     assert window.metered.samples is not None
     assert set(window.metered.samples["gpu_power_w"].drop_null().to_pylist()) == {200.0}
     assert window.metered.samples["gpu_power_w"].null_count > 10
     assert window.verdict() == [], "the counter is the figure, and it is right"
 
 
-def test_power_that_cannot_be_and_no_counter_is_invalid(virtual_node: Node) -> None:
+def test_power_that_cannot_be_read_up_to_the_end_and_no_counter_is_no_energy(virtual_node: Node) -> None:
     virtual_node.gpus[0].counter_supported = False
     window = with_fault(virtual_node, "power_zero")
-    assert window.verdict() == ["sampling_gap"]
+    assert (window.device.energy_j, window.device.source) == (None, None)
+    assert "no_energy_meter" in codes(window)
+
+
+def test_a_hole_before_the_closing_mark_is_in_the_bound(virtual_node: Node) -> None:
+    gpu = virtual_node.gpus[0]
+    gpu.counter_supported = False
+    gpu.constant(100.0)
+
+    def peak_and_silence() -> None:
+        now_s = virtual_node.clock.now_s()
+        gpu.load(600.0, now_s + 3.1)
+        gpu.load(100.0, now_s + 3.25)
+        gpu.fault("power_zero", from_s=now_s + 3.2)
+
+    window = measure_window(virtual_node, 4.0, at_open=peak_and_silence)
+    assert abs(window.error) <= window.bound
+    assert "sampling_gap" in codes(window)
+
+
+@pytest.mark.parametrize("shown_mw", [1_000_000, 1_390_000])
+def test_power_above_the_limit_is_not_believed(virtual_node: Node, shown_mw: int) -> None:
+    gpu = virtual_node.gpus[0]
+    gpu.counter_supported = False
+    gpu.constant(200.0)
+    gpu.fault("power_absurd", value=shown_mw)
+    window = measure_window(virtual_node, 2.0)
+    assert "power_over_limit" in codes(window)
+    assert window.verdict() == ["power_over_limit"]
+
+
+def test_a_counter_that_falls_by_less_than_it_rises_widens_the_bound_to_the_truth(virtual_node: Node) -> None:
+    window = with_fault(virtual_node, "counter_backwards", value=15_000)
+    assert window.device.source == "nvml_counter"
+    assert abs(window.error) > 0.02
+    assert abs(window.error) <= window.bound
 
 
 def test_power_that_is_denied_in_mid_run_is_a_gap_and_not_a_zero(virtual_node: Node) -> None:
     window = with_fault(virtual_node, "no_permission")
     assert window.device.energy_j is None or abs(window.error) < 0.01
     assert codes(window) & {"sampling_gap", "counter_lost"}
+    assert any("permission" in finding for finding in window.findings())
 
 
 @pytest.mark.parametrize(("counter", "verdict"), [(True, []), (False, ["sampling_gap"])])

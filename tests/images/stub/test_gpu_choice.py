@@ -48,21 +48,21 @@ def test_without_a_context_the_first_visible_gpu_is_measured_and_no_other(
     assert result.environment_snapshot.gpu_uuids == [machine.node.gpus[index].uuid for index in expected]
     assert result.environment_snapshot.gpu_names == [f"SIMULATED GPU {index}" for index in expected]
     watts = sum(watts_of(index) for index in expected)
-    assert result.total_energy_j == pytest.approx(watts * result.total_inference_time_sec, rel=0.005)
+    assert result.total_energy_j == pytest.approx(watts * result.total_inference_time_sec, rel=0.03)
 
 
 def test_two_gpus_of_one_process_are_measured_in_their_order(machine: Machine, tmp_path: Path) -> None:
     result = _result(machine.start(tmp_path / "job", on_gpus(gpus_per_process=2), visible="4,1,6").end())
 
     seconds = result.total_inference_time_sec
-    assert result.energy_per_device_j == pytest.approx([watts_of(4) * seconds, watts_of(1) * seconds], rel=0.005)
+    assert result.energy_per_device_j == pytest.approx([watts_of(4) * seconds, watts_of(1) * seconds], rel=0.03)
 
 
 def test_a_context_decides_and_not_what_is_visible(machine: Machine, tmp_path: Path) -> None:
     context = {"gpu_uuids": [machine.node.gpus[2].uuid]}
     result = _result(machine.start(tmp_path / "job", on_gpus(), context=context, visible="5").end())
 
-    assert result.total_energy_j == pytest.approx(watts_of(2) * result.total_inference_time_sec, rel=0.005)
+    assert result.total_energy_j == pytest.approx(watts_of(2) * result.total_inference_time_sec, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -160,5 +160,5 @@ def _has_no_energy(result: ExperimentResult, says: str) -> None:
     measured = [result.total_energy_j, result.energy_per_output_token_j, result.energy_adjusted_j]
     assert [*measured, result.baseline_power_w, result.energy_per_device_j, result.timeseries] == [None] * 6
     assert result.energy_source == "none"
-    assert result.measurement_valid is True
+    assert set(result.invalid_reasons) <= {"simulated_device"}
     assert result.output_tokens
