@@ -198,7 +198,7 @@ class DeviceActivity(Record):
     throttle_duration_sec: float | None = Field(None, description="s")
     start_temperature_c: float | None = Field(None, description="degrees C")
     max_temperature_c: float | None = Field(None, description="degrees C")
-    sm_clock_min_mhz: float | None = Field(None, description="MHz")
+    sm_clock_min_mhz: float | None = Field(None, description="after the window's first half second (MHz)")
     sm_clock_mean_mhz: float | None = Field(None, description="MHz")
     sm_clock_max_mhz: float | None = Field(None, description="MHz")
     utilisation_mean_percent: float | None = Field(None, description="percent of time with a kernel running")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from images.contract import files
 from images.contract.aggregation import aggregate_results
@@ -59,8 +59,12 @@ def assemble(
     records = [one.record for one in data]
     first = records[0]
     devices = [device for record in records for device in record.devices]
+    unmetered = [record.raw.process_index for record in records if not record.devices]
+    if devices and unmetered:
+        facts = replace(facts, no_meter=f"process {unmetered[0]} had no meter")
+        devices = []  # a part of the energy is no figure
     requests = files.concat_tables([one.requests for one in data])
-    sampled = [one.samples for one in data if one.samples is not None]
+    sampled = [one.samples for one in data if one.samples is not None] if devices else []
     samples = files.concat_tables(sampled) if sampled else None
     window_s = _described_s(first)
     tpot, e2e = request_means(requests, first.span_s)

@@ -39,12 +39,15 @@ AVERAGED_OVER_S = 1.0
 LONGEST_HELD_S = 1.0
 """Power is not held from a mark to a sample that is farther away."""
 _DENSE = 0.25  # a tick known to this part of a period has a time of its own
-_LAGS_TRIED = 61
+_LAG_STEP_S = 0.005
 _LONGEST_LAG = 3.0  # periods,
-_LONGEST_LAG_S = 0.2  # and at least this
+_LONGEST_LAG_S = 0.2  # and at least this,
+_LAG_SEARCH_S = 1.0  # unless none so short is possible
 _LONGEST_STALE_S = 0.1  # a reading that stands still for longer shows a power that does
 _FARTHEST = 3.0  # periods between a mark and its tick
+_CANDIDATES = 8  # ticks looked at for a mark
 _STARVED = 5.0  # times the usual gap between samples
+_FEWEST_SAMPLES = 3
 _RESOLUTION_J = 0.001  # of the counter, and of a second of power
 _SEEN_S = 0.012  # power is known between readings no farther apart
 _CHANGES = 20  # of dense power readings, that tell how long one stands still
@@ -81,10 +84,11 @@ class Ticks:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The shortest and the longest lag that the readings allow (s)."""
+    """The shortest and the longest lag that the readings allow (s); not `understood` if they allow none at all."""
 
     low_s: float
     high_s: float
+    understood: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,12 @@ class CounterTraits:
 
     @property
     def lag_s(self) -> float | None:
-        """The lag, if the readings tell it to half a period."""
-        return (self.lag.low_s + self.lag.high_s) / 2 if self.lag.high_s - self.lag.low_s <= self.period_s / 2 else None
+        """The lag, if the readings tell it to half a period, or tell that there is one."""
+        half_s = self.period_s / 2
+        known = self.lag.low_s > half_s or self.lag.high_s - self.lag.low_s <= half_s
+        if known and self.lag.low_s == 0.0:
+            return 0.0  # the simplest that the readings allow
+        return (self.lag.low_s + self.lag.high_s) / 2 if known else None
 
 
 def runs_backwards(readings: Readings) -> bool:
@@ -133,40 +141,41 @@ def measure_period(readings: Readings) -> float | None:
 
 
 def measure_lag(readings: Readings, period_s: float) -> Lag:
-    """Which lags of the counter the readings allow, from none to three periods.
+    """Which lags of the counter the readings allow: up to three periods, or up to 1 s if none so short is possible.
 
     A lag is refused when some step of the counter cannot be the integral of power over the step's time that much
     earlier, however power ran between its readings. With power that never changed, nothing is refused.
     """
     longest_s = max(_LONGEST_LAG * period_s, _LONGEST_LAG_S)
     time, power = readings.powered()
-    starts, ends, half_width, steps = _dense_steps(readings, period_s)
+    starts, ends, width, steps = _dense_steps(readings, period_s)
     if time.size < 2 or steps.size == 0:
         return Lag(0.0, longest_s)
     integral, gaps = _Integral(time, power, ()), np.diff(time)
     # Between readings that are not dense, power may have run anywhere in its range; and what a reading shows may
     # be as old as readings stand still.
     dense = gaps <= _SEEN_S
-    changed = dense & (np.diff(power) != 0)
-    stale_s = _standing_still(time, power) if changed.sum() >= _CHANGES else 0.0
+    stale_s = _held_s(time[:-1][dense], power[:-1][dense])
     swing = np.abs(np.diff(power))
     doubt = np.concatenate(([0.0], np.cumsum(np.where(dense, swing * (gaps + stale_s), np.ptp(power) * gaps))))
-    lags = np.linspace(0.0, longest_s, _LAGS_TRIED)
+    lags = np.arange(0.0, max(_LAG_SEARCH_S, longest_s), _LAG_STEP_S)
     from_s, to_s = starts[:, None] - lags, ends[:, None] - lags
     first = np.clip(np.searchsorted(time, from_s, side="right") - 1, 0, time.size - 1)
     last = np.clip(np.searchsorted(time, to_s, side="left"), 0, time.size - 1)
     allowed = doubt[last] - doubt[first]
-    allowed += 2 * half_width[:, None] * np.maximum.reduce([power[first], power[last]]) + _NOISE * steps[:, None]
+    allowed += width[:, None] * np.maximum.reduce([power[first], power[last]]) + _NOISE * steps[:, None]
     unseen = (from_s < time[0]) | (to_s > time[-1])
     misfit = np.abs(integral.at(to_s) - integral.at(from_s) - steps[:, None])
     possible = np.flatnonzero(np.all((misfit <= allowed) | unseen, axis=0))
     if possible.size == 0:
-        return Lag(0.0, longest_s)
-    return Lag(float(lags[possible[0]]), float(lags[possible[-1]]))
+        return Lag(0.0, float(lags[-1]), understood=False)
+    usual = possible[lags[possible] <= longest_s]
+    chosen = usual if usual.size else possible
+    return Lag(float(lags[chosen[0]]), float(lags[chosen[-1]]))
 
 
 def _dense_steps(readings: Readings, period_s: float) -> tuple[Array, Array, Array, Array]:
-    """Steps of the counter between two ticks of known times: starts, ends, doubt of the times (s), energy (J).
+    """Steps of the counter between two ticks of known times: starts, ends, doubt of both times (s), energy (J).
 
     The tick before the first dense one was not seen to happen, but its value was read, and ticks are regular.
     """
@@ -180,10 +189,11 @@ def _dense_steps(readings: Readings, period_s: float) -> tuple[Array, Array, Arr
         end_s = float(ticks.time_s[index])
         if index and dense[index - 1] and end_s - ticks.time_s[index - 1] < 1.5 * period_s:
             start_s, before_j = float(ticks.time_s[index - 1]), float(ticks.energy_j[index - 1])
+            width += float(ticks.half_width_s[index - 1])
         else:
             start_s = end_s - period_s
             before = int(np.searchsorted(time, end_s - width, side="right")) - 1
-            before_j, width = float(energy[before]), width + _IRREGULAR * period_s
+            before_j, width = float(energy[before]), 2 * width + _IRREGULAR * period_s
         rows.append((start_s, end_s, width, float(ticks.energy_j[index]) - before_j))
     starts, ends, widths, steps = np.array(rows, dtype=float).reshape(-1, 4).T
     return starts, ends, widths, steps
@@ -202,7 +212,8 @@ def energy_between(
     """Energy of one device between the marks, by both methods, with their bounds.
 
     The counter gives the figure where there is one. Between marks around which nothing was read densely its steps
-    are known to half a sample only; there the method with the smaller bound gives it.
+    are known to half a sample only, and a counter that no lag explains is not understood; in both cases the method
+    with the smaller bound gives it.
 
     Args:
         readings: dense around the marks if possible, and reaching at least one period beyond them.
@@ -221,7 +232,8 @@ def energy_between(
             counter_bound, integral_bound = max(difference, counter_bound), max(difference, integral_bound)
     edges = np.concatenate(([opened_s], time[inside], [closed_s]))
     by_counter = counter is not None
-    if not dense_marks and integral_bound is not None and counter_bound is not None:
+    doubtful = not dense_marks or (traits is not None and not traits.lag.understood)
+    if doubtful and integral_bound is not None and counter_bound is not None:
         by_counter = counter_bound <= integral_bound
     return DeviceEnergy(
         gpu_uuid=gpu_uuid,
@@ -254,12 +266,11 @@ def _by_counter(
         time, power = _slopes(ticks)
     if ticks.time_s.size < 2 or time.size == 0:
         return None, None
-    opening = _anchor(ticks, opened_s, time, before=True)
-    closing = _anchor(ticks, closed_s, time, before=False)
-    for tick, mark in ((opening, opened_s), (closing, closed_s)):
-        farthest_s = _FARTHEST * traits.period_s + (traits.lag_s or 0.0) + ticks.half_width_s[tick]
-        if abs(ticks.time_s[tick] - mark) > farthest_s:
-            return None, None  # the counter stood still there
+    reach_s = _FARTHEST * traits.period_s + (traits.lag_s or 0.0)
+    opening = _anchor(ticks, opened_s, time, reach_s, before=True)
+    closing = _anchor(ticks, closed_s, time, reach_s, before=False)
+    if opening is None or closing is None:
+        return None, None  # the counter stood still there
     integral = _Integral(time, power, (opened_s, closed_s))
     energy = float(
         ticks.energy_j[closing]
@@ -267,7 +278,7 @@ def _by_counter(
         + integral.between(ticks.time_s[opening], opened_s) * -1.0
         + integral.between(ticks.time_s[closing], closed_s)
     )
-    stale_s = traits.period_s if instant else 2 * traits.period_s
+    stale_s = max(traits.period_s, _held_s(time, power)) if instant else 2 * traits.period_s
     lag_s = traits.lag.high_s
     near = [
         _near(time, power, mark, traits.period_s + lag_s + float(ticks.half_width_s[tick]))
@@ -287,7 +298,7 @@ def _by_integral(
 ) -> tuple[float | None, float | None]:
     """The trapezoid over the samples inside; to either mark the nearest inside sample's value is held."""
     inside = (time >= opened_s) & (time <= closed_s)
-    if not inside.any():
+    if np.count_nonzero(inside) < _FEWEST_SAMPLES:
         return None, None
     within, level = time[inside], power[inside]
     gaps, jumps = np.diff(within), np.diff(level)
@@ -300,7 +311,7 @@ def _by_integral(
     near = [_near(time, power, mark, reach_s) for mark in (opened_s, closed_s)]
     edges = sum(max(stale_s, held) * float(np.ptp(there)) for held, there in zip((head, tail), near, strict=True))
     edges += stale_s * float(np.ptp(np.concatenate(near)))
-    between = 3.0 * float(np.sqrt(np.sum((gaps * jumps) ** 2) / 2.0))
+    between = 3.0 * float(np.sqrt(np.sum((np.maximum(gaps, _held_s(time, power)) * jumps) ** 2) / 2.0))
     # Of a time without samples it is only known that power kept to its range.
     usual_s = float(np.quantile(gaps, 0.9)) if gaps.size else 0.0
     holes = np.concatenate((gaps, [head, tail]))
@@ -314,20 +325,29 @@ def _standing_still(time: Array, power: Array) -> float:
     return min(float(np.median(np.diff(changes))), _LONGEST_STALE_S) if changes.size > 2 else _LONGEST_STALE_S
 
 
-def _anchor(ticks: Ticks, mark_s: float, power_time: Array, *, before: bool) -> int:
-    """The tick from which the mark can be reached with the least doubt.
+def _held_s(time: Array, power: Array) -> float:
+    """How long the meter holds a power reading (s), if power changed often enough to tell; else 0."""
+    changes = int(np.count_nonzero(np.diff(power)))
+    return _standing_still(time, power) if changes >= _CHANGES else 0.0
+
+
+def _anchor(ticks: Ticks, mark_s: float, power_time: Array, reach_s: float, *, before: bool) -> int | None:
+    """The tick from which the mark can be reached with the least doubt; None without one within reach.
 
     The doubt is the tick's own and the longest time without a power reading on the way; of equal ones the nearest
     outside the window is taken.
     """
-    nearest = np.argsort(np.abs(ticks.time_s - mark_s), kind="stable")[:8]
-    outside = ticks.time_s[nearest] <= mark_s if before else ticks.time_s[nearest] >= mark_s
+    distance = np.abs(ticks.time_s - mark_s)
+    near = np.flatnonzero(distance <= reach_s + ticks.half_width_s)
+    if near.size == 0:
+        return None
+    near = near[np.argsort(distance[near], kind="stable")[:_CANDIDATES]]
+    outside = ticks.time_s[near] <= mark_s if before else ticks.time_s[near] >= mark_s
     doubts = [
-        float(ticks.half_width_s[tick]) + _longest_gap(power_time, float(ticks.time_s[tick]), mark_s)
-        for tick in nearest
+        float(ticks.half_width_s[tick]) + _longest_gap(power_time, float(ticks.time_s[tick]), mark_s) for tick in near
     ]
     # Half a millisecond is a matter of luck; being outside, where the load is off, is not.
-    return int(nearest[np.lexsort((np.abs(ticks.time_s[nearest] - mark_s), ~outside, np.round(doubts, 3)))[0]])
+    return int(near[np.lexsort((distance[near], ~outside, np.round(doubts, 3)))[0]])
 
 
 def _longest_gap(time: Array, one_s: float, other_s: float) -> float:

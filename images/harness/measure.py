@@ -6,12 +6,14 @@ Time, tokens, energy and latency come from the same window of the same run.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from images.contract import files
 from images.contract.config import ExperimentConfig
+from images.contract.gpus import VISIBLE_DEVICES
 from images.contract.job import JobContext
 from images.contract.process import ProcessData
 from images.contract.result import ExperimentResult
@@ -96,6 +98,9 @@ def measure(
         report("baseline")
         idle.before = idle.measure()
     if config.num_processes == 1:
+        if gpus.uuids:
+            # The work has to run where it is metered, whatever is visible beside.
+            os.environ[VISIBLE_DEVICES] = ",".join(gpus.uuids)
         place = Place(experiment_id, config_hash, 0, 0, gpus.devices)
         data = [measure_process(config, context, place, backend, OwnMarks(), report, idle_again)]
     else:

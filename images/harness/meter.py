@@ -6,6 +6,7 @@ disturb there, and they give the counter's ticks next to the marks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from images.contract.parts import DeviceActivity, DeviceEnergy
 from images.harness.energy import (
     Array,
     CounterTraits,
+    Lag,
     energy_between,
     measure_lag,
     measure_period,
@@ -36,6 +38,8 @@ _LONGEST_PERIODS = 1.5
 _TAIL_PERIODS, _TAIL_S = 3.0, 0.2
 _EDGE_PERIODS = 2.5
 _WATCHED_S = 30.0
+_RAMP_S = 0.5
+"""An idle GPU's clock needs a moment to rise; that is no drop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,11 @@ class Meter:
         if not self.devices:
             return
         self._processes = [set(device.processes()) for device in self.devices]
+        self._newcomers = [
+            f"pid {pid} on {device.uuid} since the job began"
+            for device, now in zip(self.devices, self._processes, strict=True)
+            for pid in sorted(_strangers(now - device.processes_at_start))
+        ]
         if threaded:
             self.sampler.start()
         else:
@@ -166,7 +175,7 @@ class Meter:
         if self._longest_period_s == 0.0:
             self.sampler.snap()  # the one reading after the mark
         self.stop()
-        self._newcomers = [
+        self._newcomers += [
             f"pid {pid} on {device.uuid} since the window opened"
             for device, before in zip(self.devices, self._processes, strict=True)
             for pid in sorted(set(device.processes()) - before)
@@ -191,7 +200,10 @@ class Meter:
             if runs_backwards(readings):
                 backwards.append(device.uuid)
             elif period_s is not None:
-                traits = CounterTraits(period_s, measure_lag(readings, period_s))
+                # Averaged power lags itself, and shows nothing of the counter's lag.
+                instant = device.power_method == "instant"
+                lag = measure_lag(readings, period_s) if instant else Lag(0.0, period_s)
+                traits = CounterTraits(period_s, lag)
             energy = energy_between(
                 readings,
                 start,
@@ -263,7 +275,8 @@ def _activity(uuid: str, series: Series, opened_s: float, closed_s: float) -> De
             reasons.append(name)
             throttled |= set_here
     temperature = _finite(series.array("temperature_c")[inside])
-    clock = _finite(series.array("sm_clock_mhz")[inside])
+    settled = inside & ((time >= opened_s + _RAMP_S) | (closed_s - opened_s < 4 * _RAMP_S))
+    clock = _finite(series.array("sm_clock_mhz")[settled])
     utilisation = _finite(series.array("utilisation_percent")[inside])
     return DeviceActivity(
         gpu_uuid=uuid,
@@ -276,6 +289,21 @@ def _activity(uuid: str, series: Series, opened_s: float, closed_s: float) -> De
         sm_clock_max_mhz=float(clock.max()) if clock.size else None,
         utilisation_mean_percent=float(utilisation.mean()) if utilisation.size else None,
     )
+
+
+def _strangers(pids: set[int]) -> set[int]:
+    """Those that are not of this job, which is one process group; none where the driver counts processes otherwise.
+
+    In a container it gives the host's numbers: then the job does not find itself, and cannot tell others apart.
+    """
+    return {pid for pid in pids if not _is_ours(pid)} if os.getpid() in pids else set()
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == os.getpgid(0)
+    except ProcessLookupError:
+        return False
 
 
 def _finite(values: Array) -> Array:

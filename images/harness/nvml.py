@@ -92,6 +92,7 @@ class Device:
         self._handle = handle
         self._now_s = now_s
         self.properties = self._read_properties()
+        self.processes_at_start = frozenset(self.processes())
         self._absurd_w = _ABSURD_OVER_LIMIT * (self.properties.power_limit_w or math.inf)
         counter, instant = self._fields()
         self._fields_answer = not (math.isnan(counter) and math.isnan(instant))

@@ -133,7 +133,7 @@ def _is_of_gpu(index: int, result: ExperimentResult, node: Node) -> None:
     assert environment.gpu_uuids == [node.gpus[index].uuid]
     assert environment.gpu_names == [f"SIMULATED GPU {index}"]
     assert environment.simulated is True
-    assert result.total_energy_j == pytest.approx(watts_of(index) * result.total_inference_time_sec, rel=0.005)
+    assert result.total_energy_j == pytest.approx(watts_of(index) * result.total_inference_time_sec, rel=0.015)
     assert result.baseline_power_w == pytest.approx(watts_of(index), rel=0.01)
     assert result.energy_breakdown is not None
     assert result.energy_breakdown.baseline_context is True

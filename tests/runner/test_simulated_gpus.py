@@ -64,7 +64,7 @@ def test_an_experiment_gets_as_many_gpus_as_it_needs_and_their_energy(
     result = only_result(tmp_path / "out")
     assert uuids_of(result) == [machine.node.gpus[index].uuid for index in expected]
     watts = sum(watts_of(index) for index in expected)
-    assert result.total_energy_j == pytest.approx(watts * result.total_inference_time_sec, rel=0.005)
+    assert result.total_energy_j == pytest.approx(watts * result.total_inference_time_sec, rel=0.015)
     assert result.measurement_valid is False
     assert result.invalid_reasons == ["simulated_device"]
     assert leftovers(tmp_path / "out") == []
@@ -96,7 +96,7 @@ def test_a_process_of_somebody_else_makes_the_energy_invalid_and_is_named(machin
     (warning,) = [text for text in result.measurement_warnings if text.startswith("foreign_process: ")]
     assert f"{name} (pid {os.getpid()}) on {gpu.uuid}" in warning
     assert result.total_energy_j == pytest.approx(
-        (watts_of(3) + watts_of(4)) * result.total_inference_time_sec, rel=0.005
+        (watts_of(3) + watts_of(4)) * result.total_inference_time_sec, rel=0.015
     )
 
 
@@ -129,7 +129,7 @@ def test_a_process_killed_in_mid_window_leaves_the_others_results_in_raw(machine
     assert f"kept in {folder}" in ran.stderr.replace("\n", "")
     (survivor,) = load_processes(folder)
     energy_j = survivor.record.raw.energy_metrics.total_energy_joules
-    assert energy_j == pytest.approx(watts_of(0) * survivor.record.window_s, rel=0.005)
+    assert energy_j == pytest.approx(watts_of(0) * survivor.record.window_s, rel=0.015)
     assert leftovers(output) == []
     assert ranks_of(tmp_path) == {}
 

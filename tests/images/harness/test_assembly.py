@@ -81,6 +81,14 @@ def test_the_adjusted_energy_is_what_exceeds_the_idle_power_before_load_and_may_
     assert "no_baseline" not in codes(found)
 
 
+def test_a_process_without_a_meter_leaves_no_half_of_an_energy() -> None:
+    found = result(process(0, [500.0]), process(1, []), baseline_before=Baseline(60.0, 1.0, True))
+    parts = [found.total_energy_j, found.energy_adjusted_j, found.energy_per_device_j, found.energy_breakdown]
+    assert parts == [None] * 4
+    assert found.energy_source == "none"
+    assert any("process 1 had no meter" in warning for warning in found.measurement_warnings)
+
+
 def test_a_missing_process_makes_the_result_invalid_and_is_named() -> None:
     found = result(process(1, [30.0]))
     assert (found.measurement_valid, found.invalid_reasons) == (False, ["rank_missing"])

@@ -86,6 +86,23 @@ def test_a_part_in_the_middle_of_the_window_has_a_figure_and_a_bound_too(virtual
     assert short.device.bound_j == min(short.device.counter_bound_j, short.device.integral_bound_j)
 
 
+@pytest.mark.parametrize("from_s", [0.02, 0.2, 0.3, 0.35, 0.4, 0.5])
+def test_a_healthy_counter_is_used_wherever_the_described_part_begins(virtual_node: Node, from_s: float) -> None:
+    virtual_node.call_cost_s = CALL_COST_S
+    virtual_node.gpus[0].constant(300.0)
+    for phase in (0.0, 0.03, 0.07):
+        virtual_node.gpus[0].counter(0.1, phase_s=phase)
+        window = measure_window(virtual_node, 4.0, span_s=(from_s, 3.5))
+        assert window.device.counter_j is not None
+        assert window.findings() == []
+
+
+@pytest.mark.parametrize("lag_s", [0.25, 0.6])
+def test_a_lag_longer_than_usual_is_found_or_at_least_in_the_bound(virtual_node: Node, lag_s: float) -> None:
+    for window in windows(virtual_node, tied_window, 2.0, 8, lag_s=lag_s):
+        assert abs(window.error) <= window.bound
+
+
 def test_several_devices_are_measured_at_once_each_with_its_own_figure(virtual_node: Node) -> None:
     for index, gpu in enumerate(virtual_node.gpus):
         gpu.counter(0.1, phase_s=0.012 * index)

@@ -135,7 +135,8 @@ def test_a_generation_that_contradicts_itself_is_no_measurement(changes: dict[st
         run(backend)
 
 
-def test_the_cpu_of_a_machine_with_gpus_is_not_called_a_gpu() -> None:
+def test_the_cpu_of_a_machine_with_gpus_is_not_called_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     on_cpu = FakeBackend(loaded=dataclasses.replace(loaded_model(), device="cpu"))
     on_gpu = FakeBackend(loaded=dataclasses.replace(loaded_model(), device="Fast GPU"))
     context = JobContext(gpu_uuids=["GPU-1"])

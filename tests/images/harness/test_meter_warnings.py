@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from images.contract.config import CoolDownGate, parse_config
 from images.contract.job import JobContext
 from images.harness.findings import find_warnings, foreign_warning
 from images.harness.gpus import find_gpus, wait_until_cool
+from images.harness.meter import Meter
 from images.harness.nvml import open_devices
 from tests.gpu_node.gpu import Gpu
 from tests.gpu_node.node import Node
@@ -113,6 +115,19 @@ def test_who_comes_onto_the_gpu_in_mid_window_is_foreign_and_makes_it_invalid(vi
     assert warning.startswith("foreign_process: ")
     assert "pid 77" in warning
     assert joined.verdict() == ["foreign_process"]
+
+
+def test_who_comes_while_the_model_loads_is_foreign_too(virtual_node: Node) -> None:
+    gpu = virtual_node.gpus[0]
+    devices = open_devices([gpu.uuid], virtual_node.clock.now_s)
+    gpu.processes = [(os.getpid(), 2**30), (os.getppid(), 2**20), (2**22 - 1, 2**20)]
+    meter = Meter(devices, 0.1, virtual_node.clock)
+    meter.calibrate()
+    meter.begin(threaded=False)
+    meter.finish(virtual_node.clock.now_s())
+    newcomers = meter.metered(virtual_node.clock.now_s() - 0.1, virtual_node.clock.now_s()).newcomers
+    assert f"pid {2**22 - 1} on {gpu.uuid} since the job began" in newcomers
+    assert not any(f"pid {os.getpid()} " in one for one in newcomers)
 
 
 def test_no_meter_and_no_baseline_are_said_once_with_their_reason() -> None:

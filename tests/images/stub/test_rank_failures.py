@@ -89,7 +89,7 @@ def test_what_a_survivor_left_needs_nothing_else_to_be_aggregated(killed: Ended,
     uuids = [gpu.uuid for gpu in shared_machine.node.gpus[:2]]
     assert (raw.process_index, raw.gpu_uuids) == (0, uuids[:1])
     energy_j = raw.energy_metrics.total_energy_joules
-    assert energy_j == pytest.approx(watts_of(0) * survivor.record.window_s, rel=0.005)
+    assert energy_j == pytest.approx(watts_of(0) * survivor.record.window_s, rel=0.015)
     assert survivor.requests.num_rows == 2
     assert survivor.samples is not None
     assert survivor.samples.num_rows >= 8

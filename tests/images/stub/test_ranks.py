@@ -62,7 +62,10 @@ def test_the_energy_of_all_gpus_runs_from_the_common_open_to_the_common_close(pa
 
     assert result.total_inference_time_sec == pytest.approx(window_s, abs=1e-5)
     assert IDLE_W * window_s * 1.2 < true_j[0] < BUSY_W * window_s * 0.9, "the idle tail has to show in the truth"
-    assert result.total_energy_j == pytest.approx(sum(true_j), rel=0.005)
+    assert result.total_energy_j == pytest.approx(sum(true_j), rel=0.015)
+    for one in result.process_results:
+        mean_w = (one.energy_metrics.total_energy_joules or 0.0) / result.total_inference_time_sec
+        assert one.energy_metrics.avg_power_watts == pytest.approx(mean_w), "over the common window, its tail included"
     assert result.energy_per_device_j == pytest.approx(true_j, rel=0.01)
     assert result.energy_source == "nvml_counter"
 
@@ -154,8 +157,8 @@ def test_longer_set_up_warm_up_and_tear_down_change_neither_energy_nor_time_nor_
     with ThreadPoolExecutor(2) as pool:
         short, long = pool.map(measured, ("short", "long"), ({}, slow), (0.0, 1.0))
 
-    assert short.total_energy_j == pytest.approx(BUSY_W * short.total_inference_time_sec, rel=0.002)
-    assert long.total_energy_j == pytest.approx(BUSY_W * long.total_inference_time_sec, rel=0.002)
+    assert short.total_energy_j == pytest.approx(BUSY_W * short.total_inference_time_sec, rel=0.015)
+    assert long.total_energy_j == pytest.approx(BUSY_W * long.total_inference_time_sec, rel=0.015)
     assert long.total_inference_time_sec == pytest.approx(short.total_inference_time_sec, abs=0.02)
     assert (long.input_tokens, long.output_tokens) == (short.input_tokens, short.output_tokens)
     assert long.baseline_power_w == pytest.approx(IDLE_W, rel=0.01)
@@ -175,7 +178,7 @@ def test_the_steady_state_of_several_processes_is_the_part_in_which_all_work(mac
     true_j = (watts_of(0) + watts_of(1)) * (to_s - from_s)
     breakdown = result.energy_breakdown
     assert breakdown is not None
-    assert breakdown.integral_j == pytest.approx(true_j, rel=0.005)
+    assert breakdown.integral_j == pytest.approx(true_j, rel=0.015)
     # No dense readings stand where the described part ends, so the counter knows its tick there to half a sample only.
     assert breakdown.bound_j is not None
     assert result.total_energy_j == pytest.approx(true_j, abs=breakdown.bound_j)
