@@ -15,15 +15,8 @@ import numpy as np
 
 from images.contract import files
 from images.contract.parts import DeviceActivity, DeviceEnergy
-from images.harness.energy import (
-    Array,
-    CounterTraits,
-    Lag,
-    energy_between,
-    measure_lag,
-    measure_period,
-    runs_backwards,
-)
+from images.harness.counter import Array, CounterTraits, Lag, measure_lag, measure_period, runs_backwards
+from images.harness.energy import energy_between
 from images.harness.nvml import THROTTLE_REASONS, Device
 from images.harness.sampler import Clock, Sampler, Series, SystemClock
 

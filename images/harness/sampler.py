@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from images.harness.energy import Array, Readings
+from images.harness.counter import Array, Readings
 from images.harness.nvml import Device
 
 DENSE_S = 0.001

@@ -11,7 +11,7 @@ from images.contract.config import BackendName, ExperimentConfig
 from images.contract.job import GpuUnusable, JobContext, JobError
 from images.contract.parts import DeviceEnergy
 from images.harness.baseline import BaselineFailed, measure_baseline
-from images.harness.energy import measure_lag
+from images.harness.counter import measure_lag
 from images.harness.findings import MIN_DISAGREEMENT
 from images.harness.gpus import find_gpus
 from images.harness.nvml import Device, driver_versions

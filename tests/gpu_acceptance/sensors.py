@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pynvml
 
-from images.harness.energy import Array, Readings, find_ticks
+from images.harness.counter import Array, Readings, find_ticks
 from images.harness.nvml import Device
 from images.harness.sampler import Sampler, SystemClock
 from tests.gpu_acceptance.loads import Load

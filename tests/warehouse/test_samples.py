@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from images.contract.parts import DeviceEnergy, EnergyBreakdown
-from images.harness.energy import Readings, energy_between
+from images.harness.counter import Readings
+from images.harness.energy import energy_between
 from tests.warehouse.results import make_result, samples_table, save
 from warehouse.database import writing
 from warehouse.ingest import Summary, ingest
