@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from images.contract.job import JobContext
-from images.contract.parts import DeviceEnergy, EnvironmentSnapshot
+from images.contract.parts import CoolDown, DeviceEnergy, EnvironmentSnapshot
 from images.contract.process import ProcessData
 from images.contract.result import ExperimentResult
 from images.harness.assembly import Facts, assemble
@@ -87,6 +87,15 @@ def test_a_process_without_a_meter_leaves_no_half_of_an_energy() -> None:
     assert parts == [None] * 4
     assert found.energy_source == "none"
     assert any("process 1 had no meter" in warning for warning in found.measurement_warnings)
+
+
+@pytest.mark.parametrize(("reached", "expected"), [(True, set()), (False, {"not_cooled_down"})])
+def test_a_cool_down_that_gave_up_is_said_and_kept(reached: bool, expected: set[str]) -> None:
+    gate = CoolDown(target_c=50.0, waited_s=3.0, reached=reached, temperature_c=70.0)
+    found = result(process(0, [1.0]), process(1, [1.0]), cool_down=gate)
+    assert codes(found) & {"not_cooled_down"} == expected
+    assert found.thermal_throttle is not None
+    assert found.thermal_throttle.cool_down == gate
 
 
 def test_a_missing_process_makes_the_result_invalid_and_is_named() -> None:
