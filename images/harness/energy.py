@@ -7,7 +7,7 @@ because readings are dense there, and the two pieces between tick and mark are i
     E = C(tick at close) - C(tick at open) + sum of the signed pieces tick -> mark
 
 The ticks nearest in knowledge are taken: the last one before the opening and the first one after the closing mark
-when readings were dense outside the window, so that nothing has to be polled inside it.
+when readings were dense outside the window, so that no tick has to be waited for inside it.
 
 Error bound of the counter's figure, J:
 
@@ -128,7 +128,7 @@ def _by_counter(
     energy = float(
         ticks.energy_j[closing]
         - ticks.energy_j[opening]
-        + integral.between(ticks.time_s[opening], opened_s) * -1.0
+        - integral.between(ticks.time_s[opening], opened_s)
         + integral.between(ticks.time_s[closing], closed_s)
     )
     stale_s = max(traits.period_s, held_s(time, power)) if instant else 2 * traits.period_s

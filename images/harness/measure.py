@@ -83,7 +83,8 @@ def measure(
     gpus = find_gpus(config, context, clock)
     context = context.model_copy(update={"gpu_uuids": gpus.uuids})
     environment = with_gpus(snapshot_environment(context, backend.packages), gpus)
-    report("cool_down")
+    if config.measurement.cool_down.max_temperature_c is not None:
+        report("cool_down")
     cool_down = wait_until_cool(gpus.devices, config.measurement.cool_down, clock)
     baseline = config.measurement.baseline
     idle = _Idle(baseline.seconds if baseline.enabled else None, gpus.uuids)
@@ -95,7 +96,8 @@ def measure(
             idle.after = idle.measure()
 
     if gpus.devices:
-        report("baseline")
+        if baseline.enabled:
+            report("baseline")
         idle.before = idle.measure()
     if config.num_processes == 1:
         if gpus.uuids:

@@ -1,7 +1,8 @@
 """The meter of one process: it watches the process's GPUs from before the opening mark until after the closing one.
 
-Dense readings are taken before the opening and after the closing mark only, never in between: there is nothing to
-disturb there, and they give the counter's ticks next to the marks.
+Every millisecond it reads only before the opening and after the closing mark, where there is nothing to disturb: that
+gives the counter's ticks next to the marks. While the model warms up, and in the window's first 2.5 periods of the
+counter, it reads every 5 ms, which shows the counter's lag.
 """
 
 from __future__ import annotations

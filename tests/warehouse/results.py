@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from images.contract.aggregation import aggregate_results
@@ -124,3 +125,9 @@ def edit_json(path: Path, **changes: Any) -> None:
 def warehouse(*arguments: str | Path, db: Path) -> int:
     """The exit code of one ``warehouse`` command on `db`."""
     return main([*map(str, arguments), "--db", str(db)])
+
+
+def rows(db: Path, query: str) -> list[tuple[Any, ...]]:
+    """What a query gives."""
+    with duckdb.connect(str(db), read_only=True) as connection:
+        return connection.execute(query).fetchall()

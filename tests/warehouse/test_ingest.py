@@ -8,31 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from images.contract.files import REQUESTS_SCHEMA
 from images.contract.parts import CoolDown, DeviceActivity, EnergyBreakdown, ThermalThrottleInfo
-from tests.warehouse.results import edit_json, make_result, requests_table, save, save_failure
+from tests.warehouse.results import edit_json, make_result, requests_table, rows, save, save_failure
 from warehouse.errors import WarehouseError
 from warehouse.ingest import Summary, ingest
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "w.duckdb"
-
-
-def rows(db: Path, query: str) -> list[tuple[Any, ...]]:
-    with duckdb.connect(str(db), read_only=True) as connection:
-        return connection.execute(query).fetchall()
 
 
 def test_results_land_with_everything_they_bring(root: Path, db: Path) -> None:

@@ -17,27 +17,12 @@ import pytest
 from images.contract.parts import DeviceEnergy, EnergyBreakdown
 from images.harness.counter import Readings
 from images.harness.energy import energy_between
-from tests.warehouse.results import make_result, samples_table, save
+from tests.warehouse.results import make_result, rows, samples_table, save
 from warehouse.database import writing
 from warehouse.ingest import Summary, ingest
 
 Samples = list[tuple[float, float | None]]
 WINDOW_S = 10.0
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "w.duckdb"
-
-
-def rows(db: Path, query: str) -> list[tuple[Any, ...]]:
-    with duckdb.connect(str(db), read_only=True) as connection:
-        return connection.execute(query).fetchall()
 
 
 def sampled(power: Callable[[float], float], seed: int, start_s: float = 0.0, end_s: float = WINDOW_S) -> Samples:

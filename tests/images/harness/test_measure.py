@@ -40,7 +40,7 @@ def test_phases_are_reported_around_the_window_but_never_inside_it() -> None:
     backend = FakeBackend()
     measure(config(measurement=OFF), JobContext(gpu_uuids=[]), "exp_test", backend, backend.calls.append, Path())
     opened, closed = backend.calls.index("window"), backend.calls.index("close")
-    assert backend.calls[: opened + 1] == ["cool_down", "load", "load", "warm_up", "window"]
+    assert backend.calls[: opened + 1] == ["load", "load", "warm_up", "window"]
     assert backend.calls[opened + 1 : closed] == ["drain", "reset_caches", "drain", "run", "drain"]
 
 
