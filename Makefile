@@ -106,6 +106,10 @@ test-gpu: $(if $(GPU_PYTHON),,.venv/.host .venv/.backend-pytorch) ## acceptance 
 	fi
 	"$$python" -m tests.gpu_acceptance --model "$(MODEL)" $(ARGS)
 
+.PHONY: test-faults
+test-faults: .venv/.dev ## kill -9 at 25 random moments of a study; needs root, Docker, and .ci/engine's simulated GPUs
+	@$(BIN)/python -m tests.faults $(ARGS)
+
 .PHONY: lint
 lint: .venv/.dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
-import secrets
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 
 from images.contract.config import BACKENDS
-from images.contract.job import ExitCode, Interrupted, JobError
-from runner.gpus import choose_gpus
+from images.contract.job import ExitCode, JobError
+from runner.host import Launchers, open_host, study_gpus
+from runner.hub.models import prefetch
 from runner.interrupt import ending_signals
-from runner.launchers import Launcher, Slot, checkout_revision
-from runner.launchers.docker import DockerLauncher
-from runner.launchers.local import LocalLauncher
-from runner.layout import Layout
-from runner.outcome import Outcome
-from runner.progress import Progress
-from runner.schedule import Run, run_jobs
-from runner.study import make_config, plan_jobs
+from runner.launchers import Identity, checkout_revision
+from runner.layout import Layout, slug
+from runner.options import RESULTS, Asked, asked_study, output_named, output_of, study_options
+from runner.recovery import clear
+from runner.schedule import Summary, run_study
+from runner.studies.record import known
+from runner.studies.settings import LauncherName
+from runner.studies.study import Study
+from runner.studies.study_document import study_schema
+from runner.studies.study_file import StudyInvalid
+from runner.view import doctor as health
+from runner.view import status as overview
+from runner.view.preview import describe_plan
+from runner.view.progress import Progress, StandardError
 
-LAUNCHERS: dict[str, Callable[[str | None], Launcher]] = {
-    "docker": lambda memory: DockerLauncher(memory=memory),
-    "local": lambda _memory: LocalLauncher(),
-}
+_STOP_AGAIN_S = 0.5
+_LOOK_EVERY_S = 0.2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,82 +43,126 @@ def cli() -> None:
     """Run measured experiments and keep what they leave."""
 
 
-def _checked_size(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"[1-9][0-9]*[bkmg]?", value, re.IGNORECASE):
-        raise click.BadParameter(f"'{value}' is not a size such as 512m or 8g.")
-    return value
+@cli.command()
+@study_options
+@click.option("--extend", is_flag=True, help="The study file has more experiments or cycles than when it ran.")
+@click.option("--dry-run", is_flag=True, help="Check everything that can be checked, and run nothing.")
+def run(extend: bool, dry_run: bool, **options: Any) -> None:
+    """Run a study file, or one experiment (--backend), and publish a directory for every cycle.
+
+    Run it again and it goes on where it was. The first Ctrl-C lets running jobs finish, the second ends them.
+    Exits with 0, or with the exit code of what ended the study, or of the first job that failed.
+    """
+    asked = Asked(**options)
+    study = asked_study(asked)
+    layout = Layout(output_of(asked, study))
+    host = open_host(study)
+    if not dry_run:
+        layout.prepare()
+    console = StandardError()
+    progress = Progress(console)
+    where = ", ".join(host.gpu_uuids) if len(host.gpu_uuids) < 3 else f"{len(host.gpu_uuids)} GPUs"
+    progress.note(f"study {study.name}, launcher {host.launcher.name}, on {where or 'the CPU'}")
+    _compare_revisions(host.identities.values(), progress)
+    if dry_run:
+        for line in describe_plan(study, len(host.gpu_uuids), layout.output):
+            click.echo(line)
+        return
+    with ending_signals() as stop:
+        try:
+            summary = run_study(
+                study,
+                layout,
+                host,
+                progress,
+                stop,
+                extend=extend,
+                before_jobs=lambda: prefetch(
+                    [one.config for one in study.experiments],
+                    progress.note,
+                    stopped=lambda: stop.drain,
+                    console=console,
+                ),
+            )
+        finally:
+            progress.stop()
+    click.echo(_describe(summary, study, layout.output))
+    if summary.problem is not None:
+        raise summary.problem
+    sys.exit(next((outcome.exit_code for outcome in summary.outcomes if outcome.exit_code), 0))
 
 
 @cli.command()
-@click.option("--backend", type=click.Choice(BACKENDS), required=True, help="Inference engine to measure.")
-@click.option(
-    "--model", help="Hub id, local folder (/..., ./...) or builtin:tiny-llama.  [default: builtin:tiny-llama]"
-)
-@click.option("--cycles", type=click.IntRange(min=1), default=3, show_default=True, help="Repetitions.")
-@click.option(
-    "--launcher", type=click.Choice(list(LAUNCHERS)), default="docker", show_default=True, help="Where cycles run."
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go."
-)
-@click.option("--study", help="Name that groups the cycles.  [default: run-<time>]")
-@click.option(
-    "--set", "settings", multiple=True, metavar="FIELD.PATH=VALUE", help="Any configuration field; repeatable."
-)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=3600, show_default=True, help="Per job (s)."
-)
-@click.option(
-    "--memory", metavar="SIZE", callback=_checked_size, help="Most memory of a container, as Docker writes it (8g)."
-)
-@click.option(
-    "--gpus", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="auto: as many as it needs."
-)
-@click.option("--dry-run", is_flag=True, help="Check everything that can be checked, and run nothing.")
-def run(
-    backend: str,
-    model: str | None,
-    cycles: int,
-    launcher: str,
-    output: Path,
-    study: str | None,
-    settings: tuple[str, ...],
-    timeout: float,
-    memory: str | None,
-    gpus: str,
-    dry_run: bool,
-) -> None:
-    """Run one experiment's cycles and publish their directories.
+@study_options
+@click.option("--all", "everything", is_flag=True, help="Every block, however many there are.")
+def plan(everything: bool, **options: Any) -> None:
+    """Print what `runner run` would run here: experiments, blocks, and how many GPUs they can use, and why."""
+    asked = Asked(**options)
+    study = asked_study(asked)
+    n_gpus = len(study_gpus(study))
+    for line in describe_plan(study, n_gpus, output_of(asked, study), everything=everything):
+        click.echo(line)
 
-    Exits with 0, or with the exit code of the first job that failed.
-    """
-    if memory is not None and launcher != "docker":
-        raise click.UsageError("--memory bounds a container; it needs --launcher docker.")
-    name = study or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    jobs = plan_jobs(make_config(backend, model, settings), name, cycles)
+
+@cli.command()
+@click.argument("where", metavar="STUDY.yaml|DIRECTORY", type=click.Path(path_type=Path), default="results")
+@click.option("--json", "json_wanted", is_flag=True, help="One JSON object.")
+def status(where: Path, json_wanted: bool) -> None:
+    """Show what a study has, what runs, and what is left; from any terminal, also while no runner works on it."""
+    found = overview.collect(output_named(where), where if where.is_file() else None)
+    if json_wanted:
+        click.echo(overview.as_json(found))
+    else:
+        overview.show(found, Console())
+
+
+@cli.command()
+@click.argument("where", metavar="STUDY.yaml|DIRECTORY", type=click.Path(path_type=Path))
+@click.option("--now", is_flag=True, help="End running jobs instead of letting them finish.")
+@click.option("--study", "name", help="Name of the study, where the directory has none of its own.")
+def stop(where: Path, now: bool, name: str | None) -> None:
+    """End the runner of a study, and wait until it has ended; without one, end what a killed runner left."""
+    output = output_named(where)
     layout = Layout(output)
-    chosen = LAUNCHERS[launcher](memory)
-    identity = chosen.check(jobs[0].config)
-    slot = Slot(tuple(choose_gpus(jobs[0].config))) if gpus == "auto" else Slot()
-    progress = Progress(Console(stderr=True))
-    progress.note(f"study {name}, launcher {launcher}, on {', '.join(slot.gpu_uuids) or 'the CPU'}")
-    if identity.git_revision != (here := checkout_revision()):
-        progress.note(f"the image was built from revision {identity.git_revision}, this checkout is at {here}")
-    if dry_run:
-        progress.note(f"{cycles} cycles of {jobs[0].label} would go to {layout.output}")
+    if not output.is_dir():
+        raise click.UsageError(f"there is no directory {output}")
+    name = name or known(output).name
+    runner = layout.runner(name)
+    if runner is not None and not runner.is_here:
+        raise click.UsageError(f"the runner (pid {runner.pid}) is on {runner.host}; stop it there")
+    if runner is not None and runner.alive:
+        runner.ask_to_end()
+        if now:
+            time.sleep(_STOP_AGAIN_S)
+            runner.ask_to_end()
+        click.echo(f"runner (pid {runner.pid}) asked to {'end its jobs' if now else 'finish what runs'}; waiting")
+        while runner.alive:
+            time.sleep(_LOOK_EVERY_S)
         return
-    outcomes: list[Outcome] = []
-    with ending_signals() as stop:
-        try:
-            for outcome in run_jobs(jobs, Run(chosen, identity, layout, slot, timeout, progress, stop)):
-                outcomes.append(outcome)
-        finally:
-            progress.stop()
-            done = sum(outcome.failure is None for outcome in outcomes)
-            click.echo(f"study {name}: {done} of {cycles} cycles in {layout.output}")
-        if stop.is_set() and (len(outcomes) < cycles or outcomes[-1].failure is not None):
-            raise Interrupted("interrupted; the running job was ended.", "Finished cycles are kept.")
-    sys.exit(next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0))
+    with layout.lock(name) as held:
+        if held:
+            clear(slug(name), layout, Launchers(), lambda text: click.echo(text))
+    click.echo(f"no runner works on study '{name}'; nothing of it runs")
+
+
+@cli.command()
+@click.argument("where", metavar="[STUDY.yaml]", type=click.Path(path_type=Path), required=False)
+@click.option("--backend", type=click.Choice(BACKENDS), help="Without a study file: the engine that must be ready.")
+@click.option("--launcher", type=click.Choice(["docker", "local"]), help="Without a study file: where jobs would run.")
+@click.option("--output", type=click.Path(path_type=Path), help="Where results would go.  [default: as runner run]")
+def doctor(where: Path | None, backend: str | None, launcher: LauncherName | None, output: Path | None) -> None:
+    """Check what a study needs here - Docker, GPUs, images, disk, models - and say what to do about the rest."""
+    asked = Asked(study_file=where, launcher=launcher, output=output)
+    study = None if where is None else asked_study(asked)
+    place = output or (RESULTS if study is None else output_of(asked, study))
+    if not health.show(health.run_checks(study, place, backend=backend, launcher=launcher), Console()):
+        sys.exit(int(ExitCode.LAUNCHER))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of study files, for editors."""
+    click.echo(json.dumps(study_schema(), indent=1))
 
 
 def main() -> NoReturn:
@@ -125,8 +173,13 @@ def main() -> NoReturn:
         error.show()
         sys.exit(int(ExitCode.USAGE))
     except click.ClickException as error:
-        click.echo(f"runner: {error.format_message().rstrip('.')}. See `runner run --help`.", err=True)
+        click.echo(f"runner: {error.format_message().rstrip('.')}. See `runner --help`.", err=True)
         sys.exit(int(ExitCode.USAGE))
+    except StudyInvalid as error:
+        for problem in error.problems if len(error.problems) > 1 else ():
+            click.echo(problem, err=True)
+        click.echo(f"runner: {error}", err=True)
+        sys.exit(int(error.exit_code))
     except JobError as error:
         click.echo(f"runner: {error}", err=True)
         sys.exit(int(error.exit_code))
@@ -144,6 +197,19 @@ def main() -> NoReturn:
     finally:
         _let_go_of_closed_pipes()
     sys.exit(0)
+
+
+def _describe(summary: Summary, study: Study, output: Path) -> str:
+    text = f"study {study.name}: {summary.n_results} of {summary.n_wanted} cycles in {output}"
+    if summary.adaptive is not None:
+        text += f"; adaptive: {summary.adaptive.outcome.replace('_', ' ')}"
+    return text
+
+
+def _compare_revisions(identities: Iterable[Identity], progress: Progress) -> None:
+    here = checkout_revision()
+    for there in sorted({str(identity.git_revision) for identity in identities} - {str(here)}):
+        progress.note(f"an image was built from revision {there}, this checkout is at {here}")
 
 
 def _let_go_of_closed_pipes() -> None:

@@ -4,24 +4,33 @@ OUT/{name}_{timestamp}/           finished cycles and failures; only `publish` p
 OUT/raw/{experiment_id}/          what single processes of an incomplete experiment left
 OUT/.attempts/{study}-c001-a1-../ one try at one cycle; the job writes here and nowhere else
 OUT/.attempts/{study}.lock        held while a runner works on the study
+OUT/.attempts/{study}.runner      who that is
+OUT/study.json                    what a study file's directory holds (record.py)
 """
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field
 
 from images.contract import files
 from images.contract.config import ExperimentConfig
 from images.contract.job import CONFIG_FILE, CONTEXT_FILE, PROGRESS_FILE, ExitCode, JobContext, JobError
+from images.contract.scheduling import Neighbour
+from runner.gpu.leases import process_started
 
 _ATTEMPTS = ".attempts"
 _ATTEMPT = re.compile(r"(?P<study>.+)-c\d+-a\d+-[0-9a-f]{8}")
@@ -55,19 +64,30 @@ class Attempt:
         return self.folder / "job.log"
 
     @property
-    def token(self) -> Path:
-        """The hub token while a container needs it; outside the folder, which the job can list."""
-        return self.folder.with_name(f".{self.folder.name}.token")
+    def _neighbours(self) -> Path:
+        return self.folder / "neighbours.json"
 
     def prepare(self, config: ExperimentConfig, context: JobContext) -> None:
         """Write what the job reads."""
         self.config.write_text(config.model_dump_json())
         self.context.write_text(context.model_dump_json())
 
-    def launcher(self) -> str | None:
-        """Name of the launcher that started it; None if it was never started."""
+    def load_context(self) -> JobContext | None:
+        """What the job was told; None if it was never started."""
         try:
-            return JobContext.model_validate_json(self.context.read_bytes()).launcher
+            return JobContext.model_validate_json(self.context.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def save_neighbours(self, neighbours: Sequence[Neighbour]) -> None:
+        """On disk, so that a result has them also when another runner publishes it."""
+        documents = [neighbour.model_dump(mode="json") for neighbour in neighbours]
+        files.write_atomic(self._neighbours, json.dumps(documents))
+
+    def load_neighbours(self) -> list[Any] | None:
+        """Those saved last, as JSON; None if nobody looked."""
+        try:
+            return list(json.loads(self._neighbours.read_bytes()))
         except (OSError, ValueError):
             return None
 
@@ -86,20 +106,50 @@ class Attempt:
 
     def remove(self) -> None:
         """Only after what it held was published."""
-        self.token.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Layout:
-    """One output directory.
+class RunnerInfo(BaseModel):
+    """Who works on a study."""
 
-    Raises:
-        OutputUnusable: it is a file, or cannot be made or written.
-    """
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    started: int | None = Field(description="ticks from the host's start to the process's: tells a pid given out again")
+    host: str
+
+    @classmethod
+    def of_this_process(cls) -> RunnerInfo:
+        return cls(pid=os.getpid(), started=process_started(os.getpid()), host=platform.node())
+
+    @property
+    def is_here(self) -> bool:
+        return self.host == platform.node()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs, as far as that can be seen from this host."""
+        return not self.is_here or process_started(self.pid) == self.started
+
+    def ask_to_end(self) -> None:
+        """As Ctrl-C does: the first time running jobs finish, the second time they are ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+
+class Layout:
+    """One output directory; it is not touched before `prepare`."""
 
     def __init__(self, output: Path) -> None:
         self.output = output.expanduser().resolve()
         self._attempts = self.output / _ATTEMPTS
+
+    def prepare(self) -> None:
+        """Make it, and see that it can be written.
+
+        Raises:
+            OutputUnusable: it is a file, or cannot be made or written.
+        """
         try:
             self._attempts.mkdir(parents=True, exist_ok=True)
             probe = self._attempts / f".probe-{secrets.token_hex(4)}"
@@ -111,22 +161,32 @@ class Layout:
                 "Choose another one with --output, or give yourself the right to write there.",
             ) from None
 
+    @property
+    def attempts_folder(self) -> Path:
+        return self._attempts
+
+    @staticmethod
+    def study_of(attempt: Attempt) -> str | None:
+        """The slug of its study, by the folder's name."""
+        match = _ATTEMPT.fullmatch(attempt.folder.name)
+        return None if match is None else match["study"]
+
     def new_attempt(self, study: str, cycle: int, attempt: int) -> Attempt:
         """A fresh empty folder on the same file system as the output, so that publishing is one rename."""
-        folder = self._attempts / f"{_slug(study)}-c{cycle:03d}-a{attempt}-{secrets.token_hex(4)}"
-        folder.mkdir()
+        folder = self._attempts / f"{slug(study)}-c{cycle:03d}-a{attempt}-{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
         return Attempt(folder)
 
     def is_of(self, name: str, study: str) -> bool:
-        """Whether `name`, as `attempts` gives it, is that study."""
-        return name == _slug(study)
+        """Whether `name`, as `attempts` gives it, is that study (or its slug)."""
+        return name == slug(study)
 
     def attempts(self) -> dict[str, list[Attempt]]:
-        """All attempt folders, by study: those of running runners, and what killed ones left."""
+        """All attempt folders, by the slug of their study: those of running runners, and what killed ones left."""
         found: dict[str, list[Attempt]] = {}
-        for path in sorted(self._attempts.iterdir()):
-            if match := _ATTEMPT.fullmatch(path.name):
-                found.setdefault(match["study"], []).append(Attempt(path))
+        for path in sorted(self._attempts.glob("*")):
+            if study := self.study_of(Attempt(path)):
+                found.setdefault(study, []).append(Attempt(path))
         return found
 
     @contextmanager
@@ -136,19 +196,32 @@ class Layout:
         The file is removed with the lock. That is only safe because nobody opens it meanwhile: opening,
         and removing with releasing, each happen under one lock of the whole output directory.
         """
-        path = self._attempts / f"{_slug(study)}.lock"
+        path = self._attempts / f"{slug(study)}.lock"
         everyone = FileLock(self._attempts / ".lock")
         lock = FileLock(path)
         with everyone, suppress(Timeout):
             lock.acquire(timeout=0)
         held = lock.is_locked
         try:
+            if held:
+                files.write_atomic(self._runner(study), RunnerInfo.of_this_process().model_dump_json())
             yield held
         finally:
             if held:
                 with everyone:
+                    self._runner(study).unlink(missing_ok=True)
                     path.unlink(missing_ok=True)
                     lock.release()
+
+    def runner(self, study: str) -> RunnerInfo | None:
+        """Who holds the study's lock, or was killed while it did; None if nobody does."""
+        try:
+            return RunnerInfo.model_validate_json(self._runner(study).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _runner(self, study: str) -> Path:
+        return self._attempts / f"{slug(study)}.runner"
 
     def publish(self, directory: Path) -> Path:
         """Move a whole directory from an attempt to the output, with one rename."""
@@ -173,5 +246,6 @@ def take_back(folder: Path) -> None:
                 os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
 
 
-def _slug(study: str) -> str:
+def slug(study: str) -> str:
+    """The study's name as a part of file names."""
     return re.sub(r"[^a-z0-9._-]+", "-", study.lower()).strip("-.")[: files.MAX_NAME] or "study"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,62 +12,103 @@ from typing import TypeAlias
 from images.contract import files
 from images.contract.failure import JobFailure
 from images.contract.job import ExitCode, JobContext
-from runner.launchers import Ended, LaunchFailed
+from runner.launchers import Ended, LaunchFailed, LaunchImpossible
 from runner.layout import Attempt, Layout
-from runner.study import Job
+from runner.studies.study import Job
 
 Cause: TypeAlias = tuple[str, int, str, str]
 """Error class, exit code, message, advice."""
 _SIGNALLED = range(129, 160)
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One job's end; exactly one directory stands in the output."""
+    """One try's end.
+
+    Attributes:
+        directory: where it stands in the output; None of a try that is not kept: it says nothing.
+        failure: None if there is a result.
+        impossible: no job of this launcher can be started.
+    """
 
     job: Job
-    directory: Path
+    directory: Path | None
     failure: JobFailure | None
+    impossible: bool = False
 
     @property
     def exit_code(self) -> int:
         return 0 if self.failure is None else self.failure.exit_code
 
 
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Why the runner ended the job: a timeout."""
+
+    error_class: str
+    message: str
+    advice: str
+
+
+def timed_out(after_s: float) -> GivenUp:
+    return GivenUp(
+        "TimedOut", f"no result after {after_s:g} s; the job was ended.", "Raise the timeout, or look at the log."
+    )
+
+
+def stalled(after_s: float, phase: str) -> GivenUp:
+    message = f"nothing new for {after_s:g} s in phase {phase}; the job was ended."
+    return GivenUp("Stalled", message, "Look at the log for a hang; raise the stall timeout if it was at work.")
+
+
 def conclude(
-    job: Job, context: JobContext, attempt: Attempt, ended: Ended, layout: Layout, timed_out_after_s: float | None
+    job: Job, context: JobContext, attempt: Attempt, ended: Ended, layout: Layout, given_up: GivenUp | None
 ) -> Outcome:
     """Publish what the job left, or write down why it left nothing.
 
-    A whole result counts whatever the exit code: it was complete before anything else went wrong.
-
-    Args:
-        timed_out_after_s: the timeout that ended the job; None if it ended by itself.
+    A whole result counts whatever the exit code: it was complete before anything else went wrong. A job that was
+    killed from outside, and left nothing, is not kept: that says nothing about its experiment.
     """
     left = attempt.finished_directory()
     if left is not None and (left / files.RESULT_FILE).is_file():
-        return Outcome(job, layout.publish(left), None)
-    failure = _failure(job, context, left, ended, timed_out_after_s)
-    if left is None:
-        left = failure.save(attempt.folder).parent
-    else:
+        return Outcome(job, publish_result(attempt, left, layout), None)
+    failure = _failure(job, context, left, ended, given_up)
+    if failure.exit_code == ExitCode.INTERRUPTED:
+        return Outcome(job, None, failure)
+    if left is not None:
         files.write_atomic(left / files.FAILURE_FILE, failure.model_dump_json(indent=1))
-    return Outcome(job, layout.publish(left), failure)
+        return Outcome(job, layout.publish(left), failure)
+    return Outcome(job, publish_failure(failure, attempt, layout), failure)
 
 
 def unstarted(job: Job, context: JobContext, attempt: Attempt, error: LaunchFailed, layout: Layout) -> Outcome:
     """Publish the failure of a job that could not be started."""
     cause = (type(error).__name__, int(error.exit_code), error.message, error.advice)
     failure = _written_down(job, context, cause, [], None)
-    return Outcome(job, layout.publish(failure.save(attempt.folder).parent), failure)
+    return Outcome(job, publish_failure(failure, attempt, layout), failure, isinstance(error, LaunchImpossible))
 
 
-def _failure(
-    job: Job, context: JobContext, left: Path | None, ended: Ended, timed_out_after_s: float | None
-) -> JobFailure:
+def publish_failure(failure: JobFailure, attempt: Attempt, layout: Layout) -> Path:
+    """As one new directory of the output."""
+    return layout.publish(failure.save(attempt.folder).parent)
+
+
+def publish_result(attempt: Attempt, directory: Path, layout: Layout) -> Path:
+    """With those who ran beside it, whom only the runner saw, written into it first."""
+    neighbours = attempt.load_neighbours()
+    if neighbours is not None:
+        file = directory / files.RESULT_FILE
+        document = files.read_json(file)
+        document["scheduling"] = {**(document.get("scheduling") or {}), "neighbours": neighbours}
+        files.write_atomic(file, json.dumps(document, indent=1, ensure_ascii=False))
+    return layout.publish(directory)
+
+
+def _failure(job: Job, context: JobContext, left: Path | None, ended: Ended, given_up: GivenUp | None) -> JobFailure:
     own = _own_account(left)
-    cause = _cause(ended, timed_out_after_s)
-    if own is not None and timed_out_after_s is None:
+    cause = _cause(ended, given_up)
+    if own is not None and given_up is None:
         cause = (own.error_class, own.exit_code, own.message, own.advice)
     log_tail = ended.log_tail or (own.log_tail if own is not None else [])
     return _written_down(job, context, cause, log_tail, own.experiment_id if own is not None else None)
@@ -83,6 +125,7 @@ def _written_down(
         measurement_config_hash=job.config_hash,
         config=job.config.model_dump(mode="json"),
         study=job.study,
+        experiment=context.experiment,
         cycle=job.cycle,
         attempt=context.attempt,
         error_class=error_class,
@@ -104,27 +147,20 @@ def _own_account(left: Path | None) -> JobFailure | None:
         return None
 
 
-def _cause(ended: Ended, timed_out_after_s: float | None) -> Cause:
+def _cause(ended: Ended, given_up: GivenUp | None) -> Cause:
     """Class, exit code, message and advice for a job that could not say it itself."""
     code = ended.exit_code
     if ended.oom_killed:
-        advice = "Lower batch_size or the workload's token limits, or raise --memory."
+        advice = "Lower batch_size or the workload's token limits, or raise the memory limit."
         return "OutOfMemory", int(ExitCode.OUT_OF_MEMORY), "the container was killed for using too much memory.", advice
-    if timed_out_after_s is not None:
-        message = f"no result after {timed_out_after_s:g} s; the job was ended."
-        return "TimedOut", int(ExitCode.MEASUREMENT_FAILED), message, "Raise --timeout, or look at the log for a hang."
-    if code in _SIGNALLED:
+    if given_up is not None:
+        return given_up.error_class, int(ExitCode.MEASUREMENT_FAILED), given_up.message, given_up.advice
+    if code - 128 in _FROM_OUTSIDE:
         message = f"the job was killed from outside (signal {code - 128})."
         return "Killed", int(ExitCode.INTERRUPTED), message, "Run it again; if it was memory, lower batch_size."
+    if code in _SIGNALLED:
+        message = f"the job crashed (signal {code - 128}, {signal.strsignal(code - 128)})."
+        return "Crashed", int(ExitCode.BUG), message, "Look at the log below."
     known = {int(exit_code) for exit_code in ExitCode} - {0}
     message = f"the job ended with exit code {code} and left neither a result nor a failure.json."
     return "Unexplained", code if code in known else int(ExitCode.BUG), message, "Look at the log below."
-
-
-def read_phase(attempt: Attempt) -> str | None:
-    """The phase that the job reported last; None before the first."""
-    try:
-        phase = json.loads(attempt.progress.read_text())["phase"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return str(phase)

@@ -1,195 +1,166 @@
-"""Runs jobs, one after another, so that nothing is lost and nothing is left behind."""
+"""A whole study, from what is on disk to what it still needs, until every cycle has its result."""
 
 from __future__ import annotations
 
-import platform
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from images.contract.job import ExitCode, JobContext, JobError
-from runner.gpus import list_processes
-from runner.launchers import Ended, Identity, Launcher, LaunchFailed, Running, Slot
-from runner.layout import Attempt, Layout, take_back
-from runner.outcome import Outcome, conclude, read_phase, unstarted
-from runner.progress import Progress
-from runner.study import Job
-
-_POLL_S = 0.05
-_AFTER_KILL_S = 10.0
-_SAME_FOR_EVERY_CYCLE = {ExitCode.CONFIG_INVALID, ExitCode.MODEL_UNAVAILABLE, ExitCode.LAUNCHER}
+from images.contract.job import ExitCode, Interrupted, JobError
+from images.contract.scheduling import AdaptiveCycles
+from images.contract.study import StudyRecord
+from runner.dispatch import Dispatcher
+from runner.execute import Run
+from runner.gpu.gpus import every_gpu, list_processes
+from runner.gpu.leases import LeaseRecord
+from runner.gpu.neighbours import Neighbourhood
+from runner.gpu.settle import check_power_limits
+from runner.gpu.slots import Owner, Slots, forget_dead
+from runner.host import Host
+from runner.interrupt import Stop
+from runner.layout import Layout
+from runner.outcome import Outcome
+from runner.recovery import end_orphans, recover
+from runner.studies.cycles import CycleGoal
+from runner.studies.plan import Unit, most_at_once, plan_units
+from runner.studies.record import claim
+from runner.studies.scan import Published, gpu_sets, scan
+from runner.studies.study import Study
+from runner.view.progress import Progress
 
 
 class StudyBusy(JobError):
     exit_code = ExitCode.USAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What all jobs of one call of the runner share.
+@dataclass(slots=True)
+class Summary:
+    """What a call of the runner did.
 
     Attributes:
-        timeout_s: a job that runs longer is ended (s).
-        stop: asks the run to end: the running job is ended first.
+        n_results: cycles of the study that have a result now, of `n_wanted`.
+        outcomes: each job's last try in this call.
+        problem: what ended the study before all was done.
+        adaptive: the rule and what it found.
     """
 
-    launcher: Launcher
-    identity: Identity
-    layout: Layout
-    slot: Slot
-    timeout_s: float
-    progress: Progress
-    stop: threading.Event
+    n_wanted: int
+    n_results: int
+    outcomes: list[Outcome]
+    problem: JobError | OSError | None = None
+    adaptive: AdaptiveCycles | None = None
 
 
-def run_jobs(jobs: Sequence[Job], run: Run) -> Iterator[Outcome]:
-    """Yield each job's outcome as soon as it is published.
+def run_study(
+    study: Study,
+    layout: Layout,
+    host: Host,
+    progress: Progress,
+    stop: Stop,
+    *,
+    extend: bool = False,
+    before_jobs: Callable[[], None] = lambda: None,
+) -> Summary:
+    """Run what the study has no results of yet.
 
-    Ends early when asked to, and after a failure that every further cycle would repeat.
+    Args:
+        extend: allow the study to have grown since it ran.
+        before_jobs: called once everything is checked, such as to download models.
+
+    Returns:
+        What was done; its `problem` is what ended the study early: `GpuUnusable`, `LaunchFailed`, `OnlyFailures`,
+        `OutputFull`, `Interrupted`, or an OSError of the output (what was measured stays for the next run).
 
     Raises:
+        OutputUnusable: the output cannot be written.
         StudyBusy: another runner works on this study.
-        LaunchFailed: a job cannot be ended or removed; nothing starts beside it, and the next run goes on with it.
-        OSError: the output cannot be written; what was measured stays in its attempt folder for the next run.
+        NotThisStudy: the output belongs to another one.
+        GpuUnusable: a GPU's power limit is not the expected one.
+        LaunchFailed: what an earlier runner left cannot be ended.
+        OSError: the disk is full, or fails.
     """
-    study = jobs[0].study
-    with run.layout.lock(study) as held:
+    check_power_limits(host.gpu_uuids, study.launcher.power_limit_w)
+    layout.prepare()
+    with layout.lock(study.name) as held:
         if not held:
+            holder = layout.runner(study.name)
             raise StudyBusy(
-                f"another runner works on study '{study}' in {run.layout.output}.",
-                "Wait for it, or use another --study.",
+                f"another runner{f' (pid {holder.pid})' if holder else ''} works on study '{study.name}' in "
+                f"{layout.output}.",
+                "Wait for it, follow it with `runner status`, end it with `runner stop`, or use another name.",
             )
-        _recover(run, study)
-        for number, job in enumerate(jobs, start=1):
-            if run.stop.is_set():
-                return
-            run.progress.started(job, number, len(jobs))
-            outcome, problem = _run_one(job, run)
-            run.progress.ended(outcome)
-            yield outcome
-            if problem is not None:
-                raise problem
-            if outcome.exit_code in _SAME_FOR_EVERY_CYCLE and number < len(jobs):
-                run.progress.note("the other cycles would fail in the same way and are not run")
-                return
+        record = claim(layout.output, study, extend)
+        recover(layout, host.launchers, study.name, host.launcher.name, progress.note)
+        forget_dead(host.leases, lambda record: _is_cleared(record, layout))
+        before_jobs()
+        summary = _run_cycles(study, record, layout, host, progress, stop)
+        if summary.problem is None:
+            end_orphans(host.launcher, study.name, layout)
+        return summary
 
 
-def _run_one(job: Job, run: Run) -> tuple[Outcome, LaunchFailed | None]:
-    """The outcome, and why the job could not be removed, if so.
-
-    The attempt's folder goes last and only if the job is gone: the next runner finds the job by it.
-    """
-    context = _context(job, run)
-    attempt = run.layout.new_attempt(job.study, job.cycle, context.attempt)
-    attempt.prepare(job.config, context)
-    try:
-        running = run.launcher.start(job.study, job.config, attempt, run.slot)
-    except LaunchFailed as error:
-        outcome = unstarted(job, context, attempt, error, run.layout)
-        with suppress(LaunchFailed):
-            if not run.launcher.find([attempt]):
-                attempt.remove()
-        return outcome, None
-    try:
-        ended, timed_out = _wait(running, attempt, run)
-        running.collect()
-        outcome = conclude(job, context, attempt, ended, run.layout, run.timeout_s if timed_out else None)
-        for folder in run.layout.publish_raw(attempt):
-            run.progress.note(f"what single processes measured is kept in {folder}")
-    except LaunchFailed:
-        raise  # it may still run: nothing may be taken from it, and nothing may start beside it
-    except BaseException:
-        _abandon(running)
-        raise
-    try:
-        running.remove()
-    except LaunchFailed as error:
-        return outcome, error
-    attempt.remove()
-    return outcome, None
+def _run_cycles(
+    study: Study, record: StudyRecord | None, layout: Layout, host: Host, progress: Progress, stop: Stop
+) -> Summary:
+    """Run the cycles that are wanted, look what came out, and do so again until no further one is wanted."""
+    goal = CycleGoal(study, record.cycles if record and isinstance(record.cycles, AdaptiveCycles) else None)
+    published = scan(layout.output, study)
+    wanted = goal.wanted(published)
+    dispatcher = _dispatcher(study, layout, host, progress, stop, published)
+    progress.begin(_size(study, wanted), _count(study, wanted, published), dispatcher.at_once)
+    tried: set[int] = set()
+    while new := [cycle for cycle in wanted if cycle not in tried]:
+        dispatcher.run_units(_units(study, new, published, host), goal.adaptive)
+        published = scan(layout.output, study)
+        tried.update(new)
+        if stop.drain:
+            break
+        if found := goal.look(published, tried, dispatcher.set_aside):
+            progress.note(found)
+        _keep(goal.adaptive, record, layout)
+        wanted = goal.wanted(published, tried, dispatcher.set_aside)
+        progress.grow(_size(study, wanted))
+    problem = dispatcher.problem
+    n_results = _count(study, wanted, published)
+    if problem is None and stop.drain and n_results < _size(study, wanted) and not dispatcher.hopeless:
+        problem = Interrupted("interrupted before all was done.", "Finished cycles are kept; run again to go on.")
+    return Summary(_size(study, wanted), n_results, dispatcher.outcomes, problem, goal.adaptive)
 
 
-def _abandon(running: Running) -> None:
-    """End a job whose result cannot be published now; its attempt stays for the next runner."""
-    with suppress(LaunchFailed, OSError):
-        running.kill()
-        running.collect()
-        running.remove()
+def _dispatcher(
+    study: Study, layout: Layout, host: Host, progress: Progress, stop: Stop, published: Published
+) -> Dispatcher:
+    leases = host.leases if host.gpu_uuids else None
+    run = Run(study, host.launcher, host.identities, layout, progress, stop, Neighbourhood(leases, os.getpid()))
+    slots = None
+    whole_host = every_gpu() if study.launcher.exclusive else ()
+    if host.gpu_uuids or whole_host:
+        owner = Owner(output=layout.output, study=study.name, launcher=host.launcher.name)
+        slots = Slots(
+            host.gpu_uuids, host.leases, owner, exclusive=whole_host, busy=lambda uuid: bool(list_processes([uuid]))
+        )
+    return Dispatcher(run, slots, most_at_once(study, len(host.gpu_uuids)), host.launchers, published.failures)
 
 
-def _wait(running: Running, attempt: Attempt, run: Run) -> tuple[Ended, bool]:
-    """How the job ended, and whether because of the timeout.
-
-    Raises:
-        LaunchFailed: it can neither be watched nor ended.
-    """
-    deadline = time.monotonic() + run.timeout_s
-    phase = None
-    while (ended := running.poll()) is None and not run.stop.is_set() and time.monotonic() < deadline:
-        if (latest := read_phase(attempt)) not in (None, phase):
-            phase = latest
-            run.progress.phase(str(phase))
-        time.sleep(_POLL_S)
-    if ended is not None:
-        return ended, False
-    run.progress.note("ending the running job")
-    timed_out = not run.stop.is_set()
-    running.kill()
-    give_up = time.monotonic() + _AFTER_KILL_S
-    while (ended := running.poll()) is None and time.monotonic() < give_up:
-        time.sleep(_POLL_S)
-    return ended or Ended(int(ExitCode.INTERRUPTED)), timed_out
+def _is_cleared(record: LeaseRecord, layout: Layout) -> bool:
+    """Whether a dead runner's job is known to have ended: its attempt in this output is gone."""
+    return record.output == layout.output and (record.attempt is None or not record.attempt.exists())
 
 
-def _context(job: Job, run: Run) -> JobContext:
-    return JobContext(
-        study=job.study,
-        cycle=job.cycle,
-        measurement_config_hash=job.config_hash,
-        image_name=run.identity.image_name,
-        image_id=run.identity.image_id,
-        image_repo_digest=run.identity.image_repo_digest,
-        git_revision=run.identity.git_revision,
-        launcher=run.launcher.name,
-        gpu_uuids=list(run.slot.gpu_uuids),
-        foreign_processes=list_processes(run.slot.gpu_uuids),
-        node=platform.node(),
-    )
+def _units(study: Study, cycles: Sequence[int], published: Published, host: Host) -> list[Unit]:
+    on_cpu = not host.gpu_uuids
+    begun = {} if on_cpu or study.placement == "any" else gpu_sets(study, published, cycles)
+    return plan_units(study, cycles, done=published.results, gpu_sets=begun, on_cpu=on_cpu)
 
 
-def _recover(run: Run, own_study: str) -> None:
-    """End what killed runners left running, keep what they had finished, and clear the rest away.
-
-    A study whose lock is held has a living runner and is left alone, and so is an attempt of another
-    launcher, which only that one can end.
-    """
-    for study in run.layout.attempts():
-        if run.layout.is_of(study, own_study):
-            _clear(study, run)
-            continue
-        with run.layout.lock(study) as held:
-            if held:
-                try:
-                    _clear(study, run)
-                except (LaunchFailed, OSError) as error:
-                    run.progress.note(f"what study {study} left could not be cleared away: {error}")
+def _size(study: Study, cycles: Collection[int]) -> int:
+    return len(study.experiments) * len(cycles)
 
 
-def _clear(study: str, run: Run) -> None:
-    attempts = run.layout.attempts().get(study, [])  # again, now that the study's lock is held
-    ours = [attempt for attempt in attempts if attempt.launcher() in (run.launcher.name, None)]
-    for running in run.launcher.find(ours):
-        running.kill()
-        running.collect()
-        running.remove()
-    for attempt in ours:
-        take_back(attempt.folder)
-        finished = attempt.finished_directory()
-        if finished is not None:
-            run.progress.note(
-                f"published what an earlier runner of study {study} had finished: {run.layout.publish(finished).name}"
-            )
-        run.layout.publish_raw(attempt)
-        attempt.remove()
+def _count(study: Study, cycles: Collection[int], published: Published) -> int:
+    return sum((one.config_hash, cycle) in published.results for one in study.experiments for cycle in cycles)
+
+
+def _keep(adaptive: AdaptiveCycles | None, record: StudyRecord | None, layout: Layout) -> None:
+    if record is not None and adaptive is not None:
+        record.model_copy(update={"cycles": adaptive}).save(layout.output)

@@ -50,6 +50,12 @@ def pytorch_image(built_image: Callable[[str], str]) -> str:
     return built_image("pytorch")
 
 
+@pytest.fixture(autouse=True)
+def own_leases(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated GPUs have the same UUIDs everywhere: tests that run side by side would wait for each other."""
+    monkeypatch.setenv("JOULEHOUSE_LEASES", str(tmp_path_factory.getbasetemp() / "leases"))
+
+
 @pytest.fixture
 def repository() -> Path:
     return ROOT

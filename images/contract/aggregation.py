@@ -27,6 +27,7 @@ from images.contract.parts import (
     WarmupResult,
 )
 from images.contract.result import CompletenessReport, ExperimentResult
+from images.contract.scheduling import Scheduling
 
 MIN_REQUESTS_P95 = 40
 MIN_REQUESTS_P99 = 200
@@ -86,8 +87,10 @@ def aggregate_results(
     prompts_sha256: str | None = None,
     passes: int | None = None,
     study: str | None = None,
+    experiment: str | None = None,
     cycle: int | None = None,
     block: str | None = None,
+    scheduling: Scheduling | None = None,
     attempt: int | None = None,
 ) -> ExperimentResult:
     """Merge the raw results of one experiment's processes, once.
@@ -143,8 +146,10 @@ def aggregate_results(
         ),
         extended_metrics=extended_metrics,
         study=study,
+        experiment=experiment,
         cycle=cycle,
         block=block,
+        scheduling=scheduling,
         attempt=attempt,
         input_tokens=_sum(metrics.input_tokens for metrics in inference),
         output_tokens=output_tokens,

@@ -17,6 +17,8 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+_UNHASHED = "unhashed"
+
 Text = Annotated[str, AfterValidator(_storable)]
 
 
@@ -30,6 +32,7 @@ class JobFailure(BaseModel):
     measurement_config_hash: str | None = None
     config: dict[str, Any] | None = Field(None, description="the configuration as it was given")
     study: str | None = None
+    experiment: str | None = Field(None, description="name of the experiment in the study")
     cycle: int | None = Field(None, description="number of this repetition, from 1")
     attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
     error_class: str = Field(description="class name of the error, or TimedOut, Killed, Unexplained")
@@ -48,8 +51,9 @@ class JobFailure(BaseModel):
         Raises:
             OSError: cannot be written; nothing is left behind.
         """
-        model = str((self.config or {}).get("model") or "job")
-        parts = [Path(model).name, self.backend or "", (self.measurement_config_hash or "")[:8]]
+        name = self.experiment or Path(str((self.config or {}).get("model") or "")).name
+        # Something stands in the hash's place in any case, so that no end of a name is taken for one.
+        parts = [name, self.backend or "", (self.measurement_config_hash or _UNHASHED)[:8]]
         name = files.directory_name([*parts, f"c{self.cycle or 0:03d}", "failed"], self.time)
         document = {files.FAILURE_FILE: self.model_dump_json(indent=1)}
         return files.save_directory(Path(output_dir), name, document, {}) / files.FAILURE_FILE

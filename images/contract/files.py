@@ -14,6 +14,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,6 +36,9 @@ COMPLETED_PREFIX = ".completed_"
 
 MAX_NAME = 80
 _TIMESTAMP = "%Y-%m-%dT%H-%M-%SZ"
+_FINISHED = re.compile(
+    r".*-([0-9a-f]{8})-c([0-9]{3,9})(-failed)?_[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z(?:_[0-9]+)?"
+)
 _MAX_JSON_BYTES = 256 * 2**20
 
 TIMESERIES_SCHEMA = pa.schema(
@@ -67,6 +71,21 @@ REQUESTS_SCHEMA = pa.schema(
 SIDECAR_SCHEMAS: dict[str, pa.Schema] = {TIMESERIES_FILE: TIMESERIES_SCHEMA, REQUESTS_FILE: REQUESTS_SCHEMA}
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryName:
+    """What the name of a finished directory says of it.
+
+    Attributes:
+        hash8: first 8 digits of the measurement_config_hash.
+        cycle: number of the repetition; 0 where it had none.
+        failed: whether a failure is in it, and no result.
+    """
+
+    hash8: str
+    cycle: int
+    failed: bool
+
+
 class UnreadableResult(ValueError):
     """A file that is not what the contract says; the message names the file and the reason."""
 
@@ -82,12 +101,25 @@ def new_experiment_id(now: datetime, random: str | None = None) -> str:
 
 
 def directory_name(parts: list[str], now: datetime) -> str:
-    """``{name}_{timestamp}``; the name joins `parts`, is cut in its first part to 80 characters, [a-z0-9._-]."""
+    """``{name}_{timestamp}``; the name joins `parts`, [a-z0-9._-], and is cut to 80 characters.
+
+    It is cut at the end of its first part, and only if that is not enough at its own beginning: what tells
+    cycles apart stands at the end.
+    """
     first, *rest = [re.sub(r"[^a-z0-9._-]+", "-", part.lower()).strip("-.") for part in parts]
     tail = "".join(f"-{part}" for part in rest if part)
     first = first[: max(0, MAX_NAME - len(tail))].rstrip("-.") or "job"
-    name = f"{first}{tail}"[:MAX_NAME].rstrip("-.")
+    name = f"{first}{tail}"[-MAX_NAME:].strip("-.")
     return f"{name}_{now.astimezone(UTC).strftime(_TIMESTAMP)}"
+
+
+def parse_directory_name(name: str) -> DirectoryName | None:
+    """What a result's or failure's directory is, by its name alone; None for any other name.
+
+    A result without a hash, or with one that is not hexadecimal, has a name that says nothing.
+    """
+    found = _FINISHED.fullmatch(name)
+    return None if found is None else DirectoryName(found[1], int(found[2]), found[3] is not None)
 
 
 def save_directory(output_dir: Path, name: str, documents: Mapping[str, str], tables: Mapping[str, Table]) -> Path:
@@ -143,8 +175,9 @@ def write_atomic(path: Path, text: str) -> None:
     try:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
-    finally:
+    except BaseException:
         scratch.unlink(missing_ok=True)
+        raise
 
 
 def write_table(path: Path, table: Table, kind: str) -> None:

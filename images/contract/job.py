@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-CONTRACT_VERSION = "2"
+from images.contract.scheduling import Scheduling
+
+CONTRACT_VERSION = "3"
 
 # What an image is started with: IMAGE --config FILE --output DIR [--context FILE].
 ARG_CONFIG = "--config"
@@ -23,7 +25,6 @@ ARG_OUTPUT = "--output"
 # Where things are inside a container.
 RESULTS_MOUNT = "/results"
 MODELS_MOUNT = "/models"
-HF_TOKEN_FILE = "/run/secrets/hf_token"
 
 # Files that runner and job exchange in the output folder while the job runs.
 CONFIG_FILE = "config.json"
@@ -32,8 +33,8 @@ PROGRESS_FILE = "progress.json"
 
 # Environment variables that a job reads.
 ENV_LOG_LEVEL = "JOULEHOUSE_LOG_LEVEL"
-ENV_HF_TOKEN_PATH = "HF_TOKEN_PATH"
-ENV_HF_HOME = "HF_HOME"
+ENV_HF_HUB_CACHE = "HF_HUB_CACHE"
+ENV_HF_HUB_OFFLINE = "HF_HUB_OFFLINE"
 
 # OCI image labels, set by every Dockerfile and read by the docker launcher.
 LABEL_CONTRACT = "io.joulehouse.contract"
@@ -113,8 +114,10 @@ class JobContext(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: str | None = Field(None, description="name of the study")
+    experiment: str | None = Field(None, description="name of the experiment in the study")
     cycle: int = Field(1, ge=1, description="number of this repetition, from 1")
     block: str | None = Field(None, description="block (cycle and GPU set) this cycle ran in")
+    scheduling: Scheduling | None = Field(None, description="how the runner placed and ordered it")
     attempt: int = Field(1, ge=1, description="number of this try at the cycle, from 1")
     measurement_config_hash: str | None = Field(
         None, description="hash computed on the host, where the local files that enter it are"

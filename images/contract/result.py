@@ -30,6 +30,7 @@ from images.contract.parts import (
     UtcDatetime,
     WarmupResult,
 )
+from images.contract.scheduling import Scheduling
 
 SCHEMA_VERSION = "2.0"
 
@@ -74,8 +75,10 @@ class ExperimentResult(Record):
     extended_metrics: ExtendedEfficiencyMetrics | None = None
 
     study: str | None = None
+    experiment: str | None = Field(None, description="name of the experiment in the study")
     cycle: int | None = Field(None, description="number of this repetition, from 1")
-    block: str | None = None
+    block: str | None = Field(None, description="cycle and GPU set that it shares with the study's other experiments")
+    scheduling: Scheduling | None = None
     attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
     input_tokens: int | None = Field(None, description="tokens")
     output_tokens: int | None = Field(None, description="tokens")
@@ -92,13 +95,13 @@ class ExperimentResult(Record):
 
     @property
     def directory_name(self) -> str:
-        """``{model}-{backend}-{hash8}-c{cycle}_{timestamp}``, the name this result is saved under."""
+        """``{experiment or model}-{backend}-{hash8}-c{cycle}_{timestamp}``, the name this result is saved under."""
         model = self.effective_config.get("model")
         if model is None and self.process_results:
             model = self.process_results[0].model_name
+        name = self.experiment or Path(str(model or "")).name
         return files.directory_name(
-            [Path(str(model or "")).name, self.backend, self.measurement_config_hash[:8], f"c{self.cycle or 0:03d}"],
-            self.start_time,
+            [name, self.backend, self.measurement_config_hash[:8], f"c{self.cycle or 0:03d}"], self.start_time
         )
 
     def save(self, output_dir: Path, *, timeseries: Table | None = None, requests: Table | None = None) -> Path:

@@ -24,7 +24,13 @@ from images.contract.parts import (
 from images.contract.process import ProcessData, ProcessRecord
 from images.contract.result import ExperimentResult
 from images.harness.baseline import Baseline
-from images.harness.findings import cool_down_warning, find_warnings, foreign_warning, missing_warning
+from images.harness.findings import (
+    cool_down_warning,
+    find_warnings,
+    foreign_warning,
+    missing_warning,
+    placement_warning,
+)
 from images.harness.latency import request_means
 
 REPRODUCIBILITY_NOTES = (
@@ -83,7 +89,9 @@ def assemble(
         energy_breakdown=_breakdown(devices, facts) if devices else None,
         multi_gpu=_multi_gpu(devices),
         environment_snapshot=_environment(facts.environment, records),
-        measurement_warnings=_warnings(config, facts, records, window_s) + missing_warning(missing),
+        measurement_warnings=_warnings(config, facts, records, window_s)
+        + placement_warning(context, _gpu_uuids(records))
+        + missing_warning(missing),
         warmup_excluded_samples=sum(record.warmup_requests for record in records),
         warmup_result=_least_warm(records),
         thermal_throttle=_thermal(records, facts.cool_down) if devices else None,
@@ -104,8 +112,10 @@ def assemble(
         prompts_sha256=first.prompts_sha256,
         passes=min(record.passes for record in records),
         study=context.study,
+        experiment=context.experiment,
         cycle=context.cycle,
         block=context.block,
+        scheduling=context.scheduling,
         attempt=context.attempt,
     )
     return result, requests, samples
@@ -172,7 +182,7 @@ def _multi_gpu(devices: Sequence[DeviceEnergy]) -> MultiGPUMetrics | None:
 
 def _environment(environment: EnvironmentSnapshot, records: Sequence[ProcessRecord]) -> EnvironmentSnapshot:
     first = records[0]
-    uuids = [uuid for record in records for uuid in record.raw.gpu_uuids or ()]
+    uuids = _gpu_uuids(records)
     update: dict[str, object] = {
         "model_commit": first.model_commit,
         "observed_settings": first.observed_settings,
@@ -183,6 +193,10 @@ def _environment(environment: EnvironmentSnapshot, records: Sequence[ProcessReco
         names = [record.raw.gpu_name or "" for record in records for _ in record.raw.gpu_uuids or ()]
         update["gpu_names"] = names or None
     return environment.model_copy(update=update)
+
+
+def _gpu_uuids(records: Sequence[ProcessRecord]) -> list[str]:
+    return [uuid for record in records for uuid in record.raw.gpu_uuids or ()]
 
 
 def _warnings(config: ExperimentConfig, facts: Facts, records: Sequence[ProcessRecord], window_s: float) -> list[str]:

@@ -90,6 +90,14 @@ class Backend(Protocol):
         """Work through a closed batch and return one generation per request, in any order."""
         ...
 
+    def delivered(self) -> int | None:
+        """Output tokens delivered since load; None where the engine does not tell.
+
+        Asked from another thread at any moment after load, in mid-run too: it returns at once, waits for no lock and
+        touches no device.
+        """
+        ...
+
     def drain(self) -> None:
         """Return when all work is finished and returned; synchronises the device where it is ours."""
         ...

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from images.contract.aggregation import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from images.contract.config import ExperimentConfig
+from images.contract.job import JobContext
 from images.contract.parts import CoolDown, DeviceActivity, DeviceEnergy, WarmupResult
 from images.harness.meter import Metered
 from images.harness.nvml import Device
@@ -156,6 +157,17 @@ def foreign_warning(processes: Sequence[str]) -> list[str]:
     return [
         f"foreign_process: others used the GPU: {', '.join(processes)}. Their energy is in the figure; "
         "end them and run again."
+    ]
+
+
+def placement_warning(context: JobContext, gpu_uuids: Sequence[str]) -> list[str]:
+    """A warning if the GPUs that did the work were whichever were free."""
+    scheduling = context.scheduling
+    if scheduling is None or scheduling.placement != "any" or not gpu_uuids:
+        return []
+    return [
+        f"gpu_confounded: with placement any this cycle ran on whatever was free, {', '.join(gpu_uuids)}. "
+        "Do not compare experiments by it, because boards differ; use placement: block."
     ]
 
 

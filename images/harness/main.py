@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -42,6 +41,7 @@ from images.contract.job import (
     only_json,
 )
 from images.harness.measure import measure
+from images.harness.progress import ProgressFile
 from images.harness.ranks import raw_kept_unless_saved
 
 log = logging.getLogger(__name__)
@@ -81,17 +81,9 @@ class Job:
         self.raw_config: dict[str, Any] | None = None
         self.context = JobContext()
         self.tail = _LogTail()
+        self.progress = ProgressFile(output / PROGRESS_FILE)
         self._ending = threading.RLock()
         self._main_is_ending = threading.Event()
-
-    def report(self, phase: str) -> None:
-        """Tell the launcher which phase begins."""
-        log.info("phase: %s", phase)
-        document = {"phase": phase, "time": datetime.now(UTC).isoformat()}
-        try:
-            files.write_atomic(self.output / PROGRESS_FILE, json.dumps(document))
-        except OSError as error:  # nobody sees the phase, and the measurement is as good as before
-            log.warning("%s could not be written: %s", PROGRESS_FILE, error)
 
     def fail(self, error: JobError) -> int:
         """Write failure.json, say why in one line, and return the exit code."""
@@ -102,6 +94,7 @@ class Job:
             measurement_config_hash=self.context.measurement_config_hash,
             config=self.raw_config,
             study=self.context.study,
+            experiment=self.context.experiment,
             cycle=self.context.cycle,
             attempt=self.context.attempt,
             error_class=type(error).__name__,
@@ -116,10 +109,6 @@ class Job:
         except (OSError, ValueError) as problem:
             log.error("failure.json could not be written: %s", problem)
         return int(error.exit_code)
-
-    def clear_progress(self) -> None:
-        """Nothing but the finished directory stays behind."""
-        (self.output / PROGRESS_FILE).unlink(missing_ok=True)
 
     def watch_for_termination(self) -> None:
         """End this job within 5 s of SIGTERM or SIGINT, also when the main thread never returns.
@@ -157,7 +146,7 @@ class Job:
         time.sleep(max(deadline - time.monotonic(), 0.0))
         self.begin_end()
         self.fail(Interrupted("terminated from outside while a call did not return.", "Run it again."))
-        self.clear_progress()
+        self.progress.close()
         os._exit(int(ExitCode.INTERRUPTED))
 
 
@@ -178,7 +167,7 @@ def main(backend_module: str, arguments: Sequence[str] | None = None) -> NoRetur
     except BaseException as error:  # noqa: BLE001 - the one place where exceptions become exit codes
         job.begin_end()
         code = job.fail(_as_job_error(error))
-    job.clear_progress()
+    job.progress.close()
     logging.shutdown()
     # Leave at once: threads of an engine, or a broken driver, could keep the interpreter from ending.
     sys.stdout.flush()
@@ -195,10 +184,10 @@ def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
             f"the configuration is for backend '{config.backend}', this image runs '{job.backend}'.",
             "Start the other image, or set backend.",
         )
-    job.report("start")
+    job.progress.phase("start")
     backend = import_module(backend_module).Backend()
     with raw_kept_unless_saved(job.output, job.experiment_id):
-        measured = measure(config, job.context, job.experiment_id, backend, job.report, job.output)
+        measured = measure(config, job.context, job.experiment_id, backend, job.progress, job.output)
         job.begin_end()  # a finished measurement is saved, whatever arrives now
         try:
             path = measured.result.save(job.output, requests=measured.requests, timeseries=measured.timeseries)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from images.harness.baseline import Baseline, BaselineFailed, measure_baseline
 from images.harness.environment import snapshot_environment
 from images.harness.gpus import JobGpus, find_gpus, wait_until_cool, with_gpus
 from images.harness.process import Place, measure_process
+from images.harness.progress import Progress
 from images.harness.ranks import measure_ranks
 from images.harness.sampler import SystemClock
 from images.harness.window import OwnMarks
@@ -66,13 +66,14 @@ def measure(
     context: JobContext,
     experiment_id: str,
     backend: Backend,
-    report: Callable[[str], None],
+    progress: Progress,
     output: Path,
 ) -> Measured:
     """Run one experiment on `backend`.
 
     Args:
-        report: told the name of each phase as it begins; never called inside the measured window.
+        progress: told each phase as it begins, never inside the measured window; what it looks at meanwhile, in a
+            thread of its own, is there anyway.
         output: where the processes of an experiment of several leave their raw results.
 
     Raises:
@@ -84,7 +85,7 @@ def measure(
     context = context.model_copy(update={"gpu_uuids": gpus.uuids})
     environment = with_gpus(snapshot_environment(context, backend.packages), gpus)
     if config.measurement.cool_down.max_temperature_c is not None:
-        report("cool_down")
+        progress.phase("cool_down")
     cool_down = wait_until_cool(gpus.devices, config.measurement.cool_down, clock)
     baseline = config.measurement.baseline
     idle = _Idle(baseline.seconds if baseline.enabled else None, gpus.uuids)
@@ -92,21 +93,21 @@ def measure(
     def idle_again(data: ProcessData | None) -> None:
         metered = data is None or bool(data.record.devices)
         if gpus.devices and idle.before is not None and metered:
-            report("baseline")
+            progress.phase("baseline")
             idle.after = idle.measure()
 
     if gpus.devices:
         if baseline.enabled:
-            report("baseline")
+            progress.phase("baseline")
         idle.before = idle.measure()
     if config.num_processes == 1:
         if gpus.uuids:
             # The work has to run where it is metered, whatever is visible beside.
             os.environ[VISIBLE_DEVICES] = ",".join(gpus.uuids)
         place = Place(experiment_id, config_hash, 0, 0, gpus.devices)
-        data = [measure_process(config, context, place, backend, OwnMarks(), report, idle_again)]
+        data = [measure_process(config, context, place, backend, OwnMarks(), progress, idle_again)]
     else:
-        data = measure_ranks(config, context, experiment_id, config_hash, backend, report, idle_again, output)
+        data = measure_ranks(config, context, experiment_id, config_hash, backend, progress, idle_again, output)
     facts = Facts(
         experiment_id=experiment_id,
         config_hash=config_hash,

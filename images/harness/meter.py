@@ -175,6 +175,10 @@ class Meter:
             for pid in sorted(set(device.processes()) - before)
         ]
 
+    def power_w(self) -> float | None:
+        """Latest power of all devices (W), from any thread and without asking them; None without one."""
+        return self.sampler.latest_power_w()
+
     def stop(self) -> None:
         """End the thread, whatever happened."""
         self.sampler.stop()

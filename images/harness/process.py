@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import resource
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -25,6 +26,7 @@ from images.harness.flops import count_flops
 from images.harness.latency import RequestRecord, lies_in, records, requests_table
 from images.harness.meter import Meter, Metered
 from images.harness.nvml import Device
+from images.harness.progress import Live, Progress
 from images.harness.warmup import warm_up, warmup_requests
 from images.harness.window import Marks, Window, run_window
 from images.harness.workload import prepare_passes, prepare_workload, share_of
@@ -57,13 +59,14 @@ def measure_process(
     place: Place,
     backend: Backend,
     marks: Marks,
-    report: Callable[[str], None],
+    progress: Progress,
     after_window: Callable[[ProcessData], None],
 ) -> ProcessData:
     """Measure this process's share of the experiment.
 
     Args:
-        report: told the name of each phase as it begins; never called inside the measured window.
+        progress: told each phase as it begins, never inside the measured window. A thread of its own looks in there
+            too, once a second, at the backend's count and the sampler's latest readings.
         after_window: what has to happen while the model is still loaded and idle.
 
     Raises:
@@ -71,22 +74,23 @@ def measure_process(
     """
     meter = Meter(place.devices, config.measurement.sample_interval_ms / 1e3, first_index=place.first_gpu)
     meter.calibrate()
-    report("load")
+    progress.phase("load")
     loaded = backend.load(config, context)
     try:
         if loaded.device == "cpu" and not any(device.properties.simulated for device in place.devices):
             meter = Meter((), 1.0)  # whatever the GPUs draw, it is not for this work
         workload = share_of(prepare_workload(config, loaded), place.index, config)
-        report("warm_up")
-        with meter.watching():
-            warmup = warm_up(workload.requests, config, loaded, backend)
-        passes = prepare_passes(workload, config, loaded, place.index, _passes_needed(config))
-        report("window")
-        try:
-            window = run_window(passes, config, backend, meter, marks)
-        finally:
-            meter.stop()
-        report("close")
+        with progress.following(lambda: Live(time.perf_counter(), backend.delivered(), meter.power_w())):
+            progress.phase("warm_up")
+            with meter.watching():
+                warmup = warm_up(workload.requests, config, loaded, backend)
+            passes = prepare_passes(workload, config, loaded, place.index, _passes_needed(config))
+            progress.phase("window")
+            try:
+                window = run_window(passes, config, backend, meter, marks)
+            finally:
+                meter.stop()
+        progress.phase("close")
         metered = meter.metered(window.opened_s, window.closed_s, window.span)
         rows = [
             row

@@ -1,4 +1,4 @@
-"""One of several processes of an experiment, ``python -m images.harness.rank FOLDER INDEX CONNECTION``.
+"""One of several processes of an experiment, ``python -m images.harness.rank FOLDER INDEX CONNECTION BOARD``.
 
 `ranks.py` starts it and says what is spoken on the connection. It measures as a single process does; only the
 marks are common, and what it measured goes into FOLDER.
@@ -29,6 +29,7 @@ from images.contract.job import (
     OutOfMemory,
 )
 from images.contract.process import ProcessData, write_process
+from images.harness.board import Board, RankProgress
 from images.harness.lifetime import end_with_parent
 from images.harness.meter import Meter
 from images.harness.nvml import Device, MeterUnavailable, open_devices
@@ -92,8 +93,12 @@ def _leave_alone() -> NoReturn:
     os._exit(int(ExitCode.INTERRUPTED))
 
 
-def serve(folder: Path, index: int, connection: Connection[Any, Any]) -> int:
-    """Be rank `index` of the experiment in `folder`; returns the exit code."""
+def serve(folder: Path, index: int, connection: Connection[Any, Any], board: int) -> int:
+    """Be rank `index` of the experiment in `folder`; returns the exit code.
+
+    Args:
+        board: descriptor of the memory in which the ranks tell how far they are.
+    """
     if connection.poll():
         _leave_alone()  # before anything was said there is nothing to hear but the end
     config = ExperimentConfig.model_validate(files.read_json(folder / CONFIG_FILE))
@@ -103,6 +108,7 @@ def serve(folder: Path, index: int, connection: Connection[Any, Any]) -> int:
     uuids = (context.gpu_uuids or [])[first : first + config.gpus_per_process]
     own = context.model_copy(update={"gpu_uuids": uuids, "process_index": index})
     marks = CommonMarks(connection)
+    progress = RankProgress(Board(board, config.num_processes), index, lambda phase: marks.say("phase", phase))
 
     def written(data: ProcessData) -> None:
         try:
@@ -116,7 +122,7 @@ def serve(folder: Path, index: int, connection: Connection[Any, Any]) -> int:
     try:
         place = Place(plan["experiment_id"], plan["config_hash"], index, first, _devices(config, own))
         backend = import_module(plan["backend"]).Backend()
-        measure_process(config, own, place, backend, marks, lambda phase: marks.say("phase", phase), written)
+        measure_process(config, own, place, backend, marks, progress, written)
     except (JobError, MemoryError) as problem:
         # Said by the coordinator, once, with this rank's name.
         error = problem if isinstance(problem, JobError) else OutOfMemory("ran out of memory.", "Lower batch_size.")
@@ -136,13 +142,13 @@ def _devices(config: ExperimentConfig, context: JobContext) -> Sequence[Device]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    folder, index, descriptor = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    folder, (index, descriptor, board) = Path(arguments[0]), map(int, arguments[1:])
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s %(levelname)s process {index}: %(message)s", stream=sys.stderr
     )
     # Should the coordinator be killed, nobody else would end this process.
     end_with_parent()
-    return serve(folder, index, Connection(descriptor))
+    return serve(folder, index, Connection(descriptor), board)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ one inherited connection each:
     rank -> coordinator   phase, ready, near, finished, written, failed
     coordinator -> rank   gather, open, close, leave
 
-The clock of the marks is CLOCK_MONOTONIC, which all processes of a machine share.
+The clock of the marks is CLOCK_MONOTONIC, which all processes of a machine share. How far the ranks are stands on a
+board in shared memory, which nobody waits for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -41,6 +42,8 @@ from images.contract.job import (
 )
 from images.contract.process import ProcessData, load_processes
 from images.harness.backend import Backend
+from images.harness.board import Board
+from images.harness.progress import Progress
 from images.harness.rank import PLAN_FILE
 
 log = logging.getLogger(__name__)
@@ -59,12 +62,13 @@ class _Rank:
         self.connection = connection
         self._process = process
         self.error: JobError | None = None
+        self.phases: list[str] = []
 
     @property
     def failed(self) -> bool:
         return self.error is not None
 
-    def receive(self, report: Callable[[str], None]) -> tuple[Any, ...] | None:
+    def receive(self) -> tuple[Any, ...] | None:
         """The next message that matters; None for a phase or for the last sign of life."""
         try:
             message: tuple[Any, ...] = self.connection.recv()
@@ -72,8 +76,7 @@ class _Rank:
             self.error = self._cause_of_death()
             return None
         if message[0] == "phase":
-            if self.index == 0:
-                report(str(message[1]))
+            self.phases.append(str(message[1]))
             return None
         if message[0] == "failed":
             self.error = _as_error(self.index, *message[1:])
@@ -124,11 +127,11 @@ class _Rank:
 class _Ranks:
     """All ranks of one experiment; none outlives the block."""
 
-    def __init__(
-        self, config: ExperimentConfig, context: JobContext, folder: Path, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, config: ExperimentConfig, context: JobContext, folder: Path, progress: Progress) -> None:
         self._config = config
-        self._report = report
+        self._progress = progress
+        self._phases = 0
+        self._board = Board.create(config.num_processes)
         self.all: list[_Rank] = []
         self._gpus = context.gpu_uuids or []
         self._folder = folder
@@ -138,10 +141,11 @@ class _Ranks:
             ours, theirs = Pipe()
             with theirs:
                 os.set_inheritable(theirs.fileno(), True)
+                descriptors = (theirs.fileno(), self._board.descriptor)
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "images.harness.rank", str(self._folder), str(index), str(theirs.fileno())],
+                    [sys.executable, "-m", "images.harness.rank", *map(str, (self._folder, index, *descriptors))],
                     env=self._environment(index),
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=descriptors,
                     stdin=subprocess.DEVNULL,
                 )
             self.all.append(_Rank(index, process, ours))
@@ -159,6 +163,7 @@ class _Ranks:
         finally:  # a further signal ends the waiting, and not the ending
             for rank in self.all:
                 rank.kill()
+            os.close(self._board.descriptor)
 
     @property
     def living(self) -> list[_Rank]:
@@ -178,12 +183,17 @@ class _Ranks:
         while waiting := {rank.connection: rank for rank in self.living if rank.index not in said}:
             for connection in wait(list(waiting)):
                 rank = waiting[connection]  # type: ignore[index]
-                message = rank.receive(self._report)
+                message = rank.receive()
+                self._report_phase()
                 if message is not None and message[0] == word:
                     said[rank.index] = message[1:]
             if all_or_none:
                 self.require_all()
         return said
+
+    def followed(self) -> AbstractContextManager[None]:
+        """In the block it is told how far all ranks together are."""
+        return self._progress.following(self._board.total)
 
     def tell(self, *message: object) -> None:
         for rank in self.living:
@@ -196,6 +206,13 @@ class _Ranks:
         """
         if self.first_error is not None:
             raise self.first_error
+
+    def _report_phase(self) -> None:
+        """A phase has begun when the slowest rank is in it."""
+        slowest = min((rank.phases for rank in self.living), key=len, default=[])
+        for phase in slowest[self._phases :]:
+            self._progress.phase(phase)
+        self._phases = max(self._phases, len(slowest))
 
     def _environment(self, index: int) -> dict[str, str]:
         width = self._config.gpus_per_process
@@ -214,7 +231,7 @@ def measure_ranks(
     experiment_id: str,
     config_hash: str,
     backend: Backend,
-    report: Callable[[str], None],
+    progress: Progress,
     after_window: Callable[[ProcessData | None], None],
     output: Path,
 ) -> list[ProcessData]:
@@ -226,7 +243,7 @@ def measure_ranks(
     folder = _raw_folder(output, experiment_id)
     plan = {"experiment_id": experiment_id, "config_hash": config_hash, "backend": type(backend).__module__}
     _prepare(folder, config, context, plan)
-    with _Ranks(config, context, folder, report) as ranks:
+    with _Ranks(config, context, folder, progress) as ranks:
         _run(ranks, after_window)
         data = load_processes(folder)
         _require_complete(data, config, experiment_id, folder)
@@ -270,13 +287,14 @@ def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, plan: 
 
 def _run(ranks: _Ranks, after_window: Callable[[ProcessData | None], None]) -> None:
     """The barriers. A failure before the window opens ends the experiment at once; after it, the others go on."""
-    ranks.gather("ready", all_or_none=True)
-    ranks.tell("gather")
-    ranks.gather("near", all_or_none=True)
-    opened_s = time.perf_counter() + _OPEN_IN_S
-    opened_at = datetime.now(UTC).timestamp() + _OPEN_IN_S
-    ranks.tell("open", opened_s, opened_at)
-    finished = ranks.gather("finished")
+    with ranks.followed():
+        ranks.gather("ready", all_or_none=True)
+        ranks.tell("gather")
+        ranks.gather("near", all_or_none=True)
+        opened_s = time.perf_counter() + _OPEN_IN_S
+        opened_at = datetime.now(UTC).timestamp() + _OPEN_IN_S
+        ranks.tell("open", opened_s, opened_at)
+        finished = ranks.gather("finished")
     if not finished:
         ranks.require_all()
     spans = [span for _, span in finished.values() if span is not None]

@@ -24,6 +24,7 @@ EDGE_S = 0.005
 """Gap between readings in the window's first moments and in the warm-up."""
 _GOLDEN = 0.6180339887498949
 _ROUNDING_S = 1e-6
+_OLD_S = 2.0
 
 
 class Clock(Protocol):
@@ -118,6 +119,19 @@ class Sampler:
         while not enough() and self._clock.now_s() < deadline:
             self._read(with_state=False)
             self._clock.sleep(DENSE_S)
+
+    def latest_power_w(self) -> float | None:
+        """Power of all devices together as it was read last (W); None if a reading is missing or old.
+
+        It reads nothing itself and takes no lock, so any thread may ask.
+        """
+        oldest_s = self._clock.now_s() - max(_OLD_S, 2.0 * self._interval_s)
+        total_w = 0.0
+        for series in self.series:
+            if not series.power_w or series.time_s[-1] < oldest_s:
+                return None
+            total_w += series.power_w[-1]
+        return total_w if self.series and math.isfinite(total_w) else None
 
     def start(self) -> None:
         """Sample in a thread from now on."""

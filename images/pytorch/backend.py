@@ -7,9 +7,11 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,7 +26,7 @@ from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, ModelUna
 from images.harness.backend import Generation, LoadedModel, Request
 from images.harness.flops import shape_from_config
 from images.pytorch.hub import reading_model
-from images.pytorch.streamer import StampingStreamer
+from images.pytorch.streamer import Delivered, StampingStreamer
 from images.pytorch.tiny_llama import make_model, make_tokenizer
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -63,6 +65,7 @@ class Backend:
             )
         self._device = _choose_device(self._options.device, context.gpu_uuids or ())
         self._padded, self._positions = 0, 0
+        self._delivered = Delivered()
         with _device_errors():
             tokenizer, self._model = self._make() if config.model == TINY_LLAMA else self._read()
             self._model.eval().to(self._device)
@@ -84,7 +87,7 @@ class Backend:
             shape=shape_from_config(text_config.to_dict()),
             parameters=self._model.num_parameters(),
             context_length=getattr(text_config, "max_position_embeddings", None),
-            model_commit=getattr(self._model.config, "_commit_hash", None),
+            model_commit=_model_commit(config),
             observed_settings={
                 "dtype": str(self._model.dtype).removeprefix("torch."),
                 "attn_implementation": str(getattr(self._model.config, "_attn_implementation", None)),
@@ -103,6 +106,9 @@ class Backend:
                 for start in range(0, len(requests), size)
                 for generation in self._run_batch(requests[start : start + size])
             ]
+
+    def delivered(self) -> int | None:
+        return self._delivered.tokens
 
     def drain(self) -> None:
         if self._device.type == "cuda":
@@ -152,7 +158,7 @@ class Backend:
         self._positions += longest * len(batch)
         rows = [[self._pad_id] * pad + list(one.token_ids) for pad, one in zip(padding, batch, strict=True)]
         masks = [[0] * pad + [1] * (longest - pad) for pad in padding]
-        streamer = StampingStreamer()
+        streamer = StampingStreamer(self._delivered, self._ends(batch[0]))
         sequences = self._model.generate(
             input_ids=torch.tensor(rows, device=self._device),
             attention_mask=torch.tensor(masks, device=self._device),
@@ -178,14 +184,17 @@ class Backend:
             }
         return GenerationConfig(
             max_new_tokens=request.max_output_tokens,
-            eos_token_id=None if request.ignore_eos or not self._eos_ids else sorted(self._eos_ids),
+            eos_token_id=sorted(self._ends(request)) or None,
             pad_token_id=self._pad_id,
             **chosen,
         )
 
+    def _ends(self, request: Request) -> frozenset[int]:
+        return frozenset() if request.ignore_eos else self._eos_ids
+
     def _generation(self, request: Request, output: list[int], started_s: float, step_s: Sequence[float]) -> Generation:
         """Cut after the row's own end token: what follows is padding while longer rows went on."""
-        ends = set() if request.ignore_eos else self._eos_ids
+        ends = self._ends(request)
         count = next((index + 1 for index, token in enumerate(output) if token in ends), len(output))
         return Generation(
             request_index=request.index,
@@ -223,6 +232,14 @@ def _choose_device(wanted: str, gpu_uuids: Sequence[str]) -> torch.device:
             "pytorch.device is cuda, but PyTorch sees no GPU.", "Give the job a GPU, or set pytorch.device: auto."
         )
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def _model_commit(config: ExperimentConfig) -> str | None:
+    """The hub's commit that was just read, which is the name of its folder in the cache; None of any other model."""
+    if config.model == TINY_LLAMA or config.model_path is not None:
+        return None
+    found = try_to_load_from_cache(config.model, "config.json", revision=config.model_revision)
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _device_name(device: torch.device) -> str:

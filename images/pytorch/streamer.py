@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Set
+from dataclasses import dataclass
 
 import torch
 from transformers.generation.streamers import BaseStreamer
 
 
+@dataclass(slots=True)
+class Delivered:
+    """Output tokens that reached the host; one thread counts, any other may look."""
+
+    tokens: int = 0
+
+
 class StampingStreamer(BaseStreamer):
-    """Keeps the time of every step of `generate`.
+    """Keeps the time of every step of `generate`, and counts its tokens.
 
     `generate` hands each step's ids to `put` on the host, so the mark follows the device without a
     synchronisation of ours. The first call carries the prompt and is skipped.
+
+    Args:
+        ends: tokens that end a row; what it gets after one is padding.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, delivered: Delivered, ends: Set[int]) -> None:
         self.step_s: list[float] = []
+        self._delivered = delivered
+        self._ends = ends
+        self._ended: set[int] = set()
         self._prompt_seen = False
 
-    def put(self, value: torch.Tensor) -> None:  # noqa: ARG002 - only the moment counts
+    def put(self, value: torch.Tensor) -> None:
         if self._prompt_seen:
             self.step_s.append(time.perf_counter())
+            self._delivered.tokens += len(value) - len(self._ended)
+            if self._ends and not self._ends.isdisjoint(ids := value.tolist()):
+                self._ended.update(row for row, token in enumerate(ids) if token in self._ends)
         self._prompt_seen = True
 
     def end(self) -> None:

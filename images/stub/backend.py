@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,6 +55,7 @@ class Backend:
         self._batch_size = config.batch_size
         self._rank = context.process_index
         self._noise = np.random.default_rng([config.seed, context.cycle])
+        self._delivered: tuple[int, list[Generation]] = (0, [])
         self._phase = "load"
         self._misbehave()
         time.sleep(self._options.load_s)
@@ -72,8 +74,18 @@ class Backend:
             for number, batch in enumerate(batches)
             for request in batch
         ]
+        before, _ = self._delivered
+        after = before + sum(len(one.output_ids) for one in generations)
+        self._delivered = (before, generations)
         time.sleep(max(started + seconds - time.perf_counter(), 0.0))
+        self._delivered = (after, [])
         return generations
+
+    def delivered(self) -> int | None:
+        """What earlier runs delivered, and what by its schedule the present one has until now."""
+        finished, running = self._delivered
+        now_s = time.perf_counter()
+        return finished + sum(bisect_right(one.delivery_s or (), now_s) for one in running)
 
     def drain(self) -> None:
         return None

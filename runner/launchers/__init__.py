@@ -21,14 +21,22 @@ class LaunchFailed(JobError):
     exit_code = ExitCode.LAUNCHER
 
 
+class EngineAway(LaunchFailed):
+    """Whatever starts the jobs does not answer; it may come back, so this is worth another try."""
+
+
+class LaunchImpossible(LaunchFailed):
+    """No further try can go better: something has to be installed, built or corrected first."""
+
+
 def require_backend(backend: str) -> None:
     """
     Raises:
-        LaunchFailed: this checkout has no such backend.
+        LaunchImpossible: this checkout has no such backend.
     """
     if not (_IMAGES / backend / "backend.py").is_file():
         there = sorted(path.parent.name for path in _IMAGES.glob("*/backend.py") if path.parent.name != "harness")
-        raise LaunchFailed(f"this checkout has no backend '{backend}' yet.", f"There are: {', '.join(there)}.")
+        raise LaunchImpossible(f"this checkout has no backend '{backend}' yet.", f"There are: {', '.join(there)}.")
 
 
 def checkout_revision() -> str | None:
@@ -70,7 +78,11 @@ class Running(Protocol):
     """A started job."""
 
     def poll(self) -> Ended | None:
-        """How it ended, or None while it runs."""
+        """How it ended, or None while it runs.
+
+        Raises:
+            LaunchFailed: nothing has been heard of it for a long time; nobody knows whether it runs.
+        """
         ...
 
     def kill(self) -> None:
@@ -103,7 +115,8 @@ class Launcher(Protocol):
         """What would run.
 
         Raises:
-            LaunchFailed: it cannot; the message says what to do.
+            LaunchFailed: it cannot, which is EngineAway if it may be able to later, LaunchImpossible if it never
+                will be; the message says what to do.
         """
         ...
 
@@ -111,10 +124,13 @@ class Launcher(Protocol):
         """Start a job whose configuration and context lie in the attempt's folder.
 
         Raises:
-            LaunchFailed: nothing is left behind.
+            LaunchFailed: nothing is left behind, if it can be reached (see `check`).
         """
         ...
 
-    def find(self, attempts: list[Attempt]) -> list[Running]:
-        """Jobs that a runner started in these attempts and did not remove."""
+    def find(self, below: Path) -> list[tuple[Attempt, Running]]:
+        """Jobs that a runner started and did not remove, whose attempt's folder is `below` or in it.
+
+        Also those whose folder is gone, and those that were made but never started.
+        """
         ...

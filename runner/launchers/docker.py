@@ -1,7 +1,8 @@
 """Jobs as containers of this host's Docker engine.
 
 Containers are never removed by the engine, which would lose the exit code, and never by chance left
-behind: whoever starts one waits, inspects, reads its log and removes it.
+behind: whoever starts one waits, inspects, reads its log and removes it. They have no network and no token;
+models are on the host before they start, and they see the one that they read, read-only.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, LogConfig, Mount
 from requests.exceptions import RequestException
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from images.contract.config import TINY_LLAMA, ExperimentConfig
+from images.contract.config import ExperimentConfig
 from images.contract.job import (
     ARG_CONFIG,
     ARG_CONTEXT,
@@ -28,25 +29,40 @@ from images.contract.job import (
     CONFIG_FILE,
     CONTEXT_FILE,
     CONTRACT_VERSION,
-    ENV_HF_HOME,
-    ENV_HF_TOKEN_PATH,
+    ENV_HF_HUB_CACHE,
+    ENV_HF_HUB_OFFLINE,
     ENV_LOG_LEVEL,
-    HF_TOKEN_FILE,
     LABEL_CONTRACT,
     LABEL_REVISION,
     MODELS_MOUNT,
     RESULTS_MOUNT,
 )
-from runner.launchers import LOG_TAIL_LINES, Ended, Identity, LaunchFailed, Running, Slot, require_backend
+from runner.hub import hub_cache
+from runner.launchers import (
+    LOG_TAIL_LINES,
+    Ended,
+    EngineAway,
+    Identity,
+    LaunchFailed,
+    LaunchImpossible,
+    Running,
+    Slot,
+    require_backend,
+)
 from runner.layout import Attempt, take_back
 
 LABEL_STUDY = "io.joulehouse.study"
 LABEL_ATTEMPT = "io.joulehouse.attempt"
 _GRACE_S = 8
-_PATIENCE_S = 20
-_LOST_S = 120
+_PATIENCE_S = 120
+"""Longest that an engine may be away, as when it is upgraded."""
+_LOST_S = 180
+_RETRY_S = 0.5
 _WAIT_S = 7 * 24 * 3600
+_CONNECTIONS = 64
 _ROOT_RUNS_AS = 12345
+_KILLED = 137
+_LOST_BY_ENGINE = 255
 _UNAVAILABLE = (DockerException, RequestException)
 
 
@@ -56,7 +72,14 @@ def image_name(backend: str) -> str:
 
 
 class DockerJob:
-    """A container, from creation to removal."""
+    """A container, from creation to removal.
+
+    When the engine is stopped or upgraded it ends its containers as `docker stop` does: the job's own 16, or 143 of
+    one that had not come to its signal handlers, or 137 after the grace period. An engine that was killed does the
+    same once it is back, to containers that still run. Of those that ended without it, with the host for instance,
+    it knows nothing and reports 255 (tried with 20.10; 23.0 to 24.0.2 report 0), which no job ends with: that
+    counts as killed from outside.
+    """
 
     def __init__(self, container: Any, attempt: Attempt) -> None:
         self._container = container
@@ -70,21 +93,32 @@ class DockerJob:
         return self
 
     def poll(self) -> Ended | None:
+        silent_since_s = self._silent_since_s
+        if silent_since_s is not None and time.monotonic() - silent_since_s > _LOST_S:
+            raise EngineAway(
+                f"the Docker engine has not answered for {_LOST_S} s.",
+                "Start it and run again; that ends the job, or keeps what it has finished.",
+            )
         if not self._over.is_set():
-            if self._silent_since_s is not None and time.monotonic() - self._silent_since_s > _LOST_S:
-                raise LaunchFailed(
-                    f"the Docker engine has not answered for {_LOST_S} s.",
-                    "Start it and run again; that ends the job, or keeps what it has finished.",
-                )
             return None
         try:
             self._container.reload()
         except NotFound:
-            return Ended(exit_code=137, log_tail=["the container was removed from outside"])
+            return Ended(exit_code=_KILLED, log_tail=["the container was removed from outside"])
         except _UNAVAILABLE:
+            self._silent()
             return None
+        self._silent_since_s = None
         state = self._container.attrs["State"]
-        return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), self._log_tail())
+        if state["Running"]:  # an engine that shuts down may let go of those who wait
+            self._over.clear()
+            self.watch()
+            return None
+        code, log_tail = int(state["ExitCode"]), self._log_tail()
+        if code == _LOST_BY_ENGINE and self._attempt.finished_directory() is None:
+            code = _KILLED
+            log_tail.append("the Docker engine does not know how the container ended: it, or the host, went down")
+        return Ended(code, bool(state["OOMKilled"]), log_tail)
 
     def _log_tail(self) -> list[str]:
         try:
@@ -101,33 +135,31 @@ class DockerJob:
 
     def remove(self) -> None:
         self._insist("removed", lambda: self._container.remove(force=True, v=True))
-        self._attempt.token.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         while True:
             try:
+                self._container.reload()  # an engine that is back is heard of at once, not when the job ends
+                self._silent_since_s = None
                 self._container.wait(timeout=_WAIT_S)
             except NotFound:
                 break
             except _UNAVAILABLE:
-                self._silent_since_s = self._silent_since_s or time.monotonic()
+                self._silent()
                 time.sleep(1)
             else:
                 break
         self._over.set()
 
+    def _silent(self) -> None:
+        self._silent_since_s = self._silent_since_s or time.monotonic()
+
     def _insist(self, done: str, call: Callable[[], object]) -> None:
         """An engine that restarts is given some time."""
-        patiently = Retrying(
-            retry=retry_if_exception_type(_UNAVAILABLE),
-            stop=stop_after_delay(_PATIENCE_S),
-            wait=wait_fixed(0.5),
-            reraise=True,
-        )
         try:
-            patiently(lambda: _unless_gone(call))
+            _patiently(_is_refusal_or_away)(lambda: _unless_gone(call))
         except _UNAVAILABLE as error:
-            raise LaunchFailed(
+            raise _failed(error)(
                 f"the container {self._container.name} could not be {done} ({_reason(error)}).",
                 "Start Docker and run again; that ends it and keeps what it has finished.",
             ) from None
@@ -137,7 +169,8 @@ class DockerLauncher:
     """
     Args:
         memory: most memory of a container, as Docker writes it (``8g``); None is no limit.
-        models: host folder of downloaded models, mounted for models that come from the hub.
+        models: hub cache on this host; None is the calling user's own, so that what any tool of theirs has
+            downloaded is used.
     """
 
     name = "docker"
@@ -145,12 +178,12 @@ class DockerLauncher:
     def __init__(self, memory: str | None = None, models: Path | None = None) -> None:
         self._memory = memory
         self._images: dict[str, str] = {}
-        self._models = models or Path.home() / ".cache" / "joulehouse" / "models"
+        self._models = (models or hub_cache.hub_cache()).absolute()
         try:
-            self._client = docker.from_env()
+            self._client = docker.from_env(max_pool_size=_CONNECTIONS)  # many threads share it
             self._client.ping()
         except _UNAVAILABLE as error:
-            raise LaunchFailed(
+            raise EngineAway(
                 f"no Docker engine answers ({_reason(error)}).", "Start it, or use --launcher local."
             ) from None
 
@@ -161,13 +194,13 @@ class DockerLauncher:
             try:
                 image = self._client.images.get(name)
             except ImageNotFound:
-                raise LaunchFailed(
+                raise LaunchImpossible(
                     f"the image {name} is not built.", f"Run `make image BACKEND={config.backend}`."
                 ) from None
-        _require_readable(config)
+        _require_readable(_local_files(config))
         contract = image.labels.get(LABEL_CONTRACT)
         if contract != CONTRACT_VERSION:
-            raise LaunchFailed(
+            raise LaunchImpossible(
                 f"the image {name} was built for contract {contract}; this runner speaks {CONTRACT_VERSION}.",
                 f"Run `make image BACKEND={config.backend}`.",
             )
@@ -177,25 +210,25 @@ class DockerLauncher:
         return Identity(image.labels.get(LABEL_REVISION), name, image.id, digests[0])
 
     def start(self, study: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
-        from_hub = config.model != TINY_LLAMA and config.model_path is None and config.backend != "stub"
-        uid = os.getuid() or _ROOT_RUNS_AS
+        uid = _container_uid()
         name = f"joulehouse-{attempt.folder.name}"
         try:
-            has_token = from_hub and self._write_token(attempt, uid)
+            models = self._model_mounts(config)
             if uid != os.getuid():
                 for path in (attempt.folder, attempt.config, attempt.context):
                     os.chown(path, uid, 0)
             with _launch_errors():
-                container = self._client.containers.create(
-                    self._images[config.backend],
+                container = _patiently(_is_away)(
+                    self._ensure_started,
+                    name,
+                    image=self._images[config.backend],
                     command=_arguments(),
-                    name=name,
                     labels={LABEL_STUDY: study, LABEL_ATTEMPT: str(attempt.folder)},
                     user=f"{uid}:0",
-                    environment=_environment(from_hub, has_token),
-                    mounts=[*_mounts(config, attempt), *self._model_mounts(from_hub, has_token, attempt)],
+                    environment=_environment(config),
+                    mounts=[*_mounts(config, attempt), *models],
                     device_requests=_device_requests(slot),
-                    network_mode="bridge" if from_hub else "none",
+                    network_mode="none",
                     read_only=True,
                     tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # torch.compile runs what it builds there
                     cap_drop=["ALL"],
@@ -207,9 +240,7 @@ class DockerLauncher:
                     # Whatever the engine's default is, this one can be read, and is bounded.
                     log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m"}),
                 )
-                container.start()
         except BaseException:
-            attempt.token.unlink(missing_ok=True)
             # By name: an engine that answers too late may have made it all the same.
             with contextlib.suppress(*_UNAVAILABLE):
                 self._client.containers.get(name).remove(force=True, v=True)
@@ -217,40 +248,35 @@ class DockerLauncher:
             raise
         return DockerJob(container, attempt).watch()
 
-    def find(self, attempts: list[Attempt]) -> list[Running]:
-        known = {str(attempt.folder): attempt for attempt in attempts}
-        if not known:
-            return []
+    def find(self, below: Path) -> list[tuple[Attempt, Running]]:
         with _launch_errors():
             containers = self._client.containers.list(all=True, filters={"label": LABEL_ATTEMPT}, ignore_removed=True)
+        attempts = [(Attempt(Path(container.labels[LABEL_ATTEMPT])), container) for container in containers]
         return [
-            DockerJob(container, known[folder])
-            for container in containers
-            if (folder := container.labels.get(LABEL_ATTEMPT)) in known
+            (attempt, DockerJob(container, attempt))
+            for attempt, container in attempts
+            if attempt.folder.is_relative_to(below)
         ]
 
-    def _model_mounts(self, from_hub: bool, has_token: bool, attempt: Attempt) -> list[Mount]:
-        if not from_hub:
-            return []
-        self._models.mkdir(parents=True, exist_ok=True, mode=0o770)
-        if os.getuid() == 0:
-            self._models.chmod(0o770)  # the container's group is 0
-        mounts = [Mount(MODELS_MOUNT, str(self._models.absolute()), type="bind")]
-        if has_token:
-            mounts.append(Mount(HF_TOKEN_FILE, str(attempt.token), type="bind", read_only=True))
-        return mounts
+    def _ensure_started(self, name: str, **options: Any) -> Any:
+        """The container, once; also when an engine that went away in between had made or started it."""
+        try:
+            container = self._client.containers.get(name)
+        except NotFound:
+            container = self._client.containers.create(name=name, **options)
+        if container.status == "created":
+            container.start()
+        return container
 
-    def _write_token(self, attempt: Attempt, uid: int) -> bool:
-        """The token as a private file: environment and labels can be read by anyone who may inspect."""
-        secret = os.environ.get("HF_TOKEN")
-        if not secret:
-            return False
-        handle = os.open(attempt.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as stream:
-            stream.write(secret)
-        if uid != os.getuid():
-            os.chown(attempt.token, uid, 0)
-        return True
+    def _model_mounts(self, config: ExperimentConfig) -> list[Mount]:
+        """What of the hub cache this job reads, and nothing else of it."""
+        if not hub_cache.from_hub(config):
+            return []
+        seen = hub_cache.mounts(config.model, self._models, MODELS_MOUNT)
+        if os.getuid() == 0:
+            hub_cache.share_with_group(seen.values())
+        _require_readable(seen.values())
+        return [_read_only(target, source) for target, source in seen.items()]
 
 
 def _unless_gone(call: Callable[[], object]) -> None:
@@ -263,39 +289,44 @@ def _arguments() -> list[str]:
     return [ARG_CONFIG, config, ARG_CONTEXT, context, ARG_OUTPUT, RESULTS_MOUNT]
 
 
-def _environment(from_hub: bool, has_token: bool) -> dict[str, str]:
-    environment = {ENV_LOG_LEVEL: os.environ.get(ENV_LOG_LEVEL, "INFO")}
-    if from_hub:
-        environment[ENV_HF_HOME] = MODELS_MOUNT
-    else:
-        environment["HF_HUB_OFFLINE"] = "1"
-    if has_token:
-        environment[ENV_HF_TOKEN_PATH] = HF_TOKEN_FILE
+def _environment(config: ExperimentConfig) -> dict[str, str]:
+    """Images have HF_HOME, and with it whatever else engines write, below /tmp; only the hub cache is elsewhere."""
+    environment = {ENV_LOG_LEVEL: os.environ.get(ENV_LOG_LEVEL, "INFO"), ENV_HF_HUB_OFFLINE: "1"}
+    if hub_cache.from_hub(config):
+        environment[ENV_HF_HUB_CACHE] = MODELS_MOUNT
     return environment
 
 
 def _mounts(config: ExperimentConfig, attempt: Attempt) -> list[Mount]:
     """The attempt's folder, and the configuration's local files under their own path, read-only."""
-    local = [path for path in (config.model_path, config.prompt_file) if path is not None]
+    local = _local_files(config)
     if config.model_path is not None:
         local += _link_targets(config.model_path)
     return [
         Mount(RESULTS_MOUNT, str(attempt.folder), type="bind"),
-        *(Mount(str(path), str(path), type="bind", read_only=True) for path in local),
+        *(_read_only(str(path), path) for path in local),
     ]
 
 
-def _require_readable(config: ExperimentConfig) -> None:
-    """Containers of root's run as another user, who must be able to read the local files."""
-    if os.getuid() != 0:
-        return
-    model = [] if config.model_path is None else [config.model_path, *config.model_path.rglob("*")]
-    for path in model if config.prompt_file is None else [*model, config.prompt_file]:
-        status = path.stat() if path.exists() else None
-        if status is None or status.st_mode & 0o004 or (status.st_gid == 0 and status.st_mode & 0o040):
-            continue
-        raise LaunchFailed(
-            f"{path} is not readable by the container's user (uid {_ROOT_RUNS_AS}, gid 0).",
+def _read_only(target: str, source: Path) -> Mount:
+    return Mount(target, str(source), type="bind", read_only=True)
+
+
+def _local_files(config: ExperimentConfig) -> list[Path]:
+    return [path for path in (config.model_path, config.prompt_file) if path is not None]
+
+
+def _container_uid() -> int:
+    """The caller's, so that files are the caller's; never root."""
+    return os.getuid() or _ROOT_RUNS_AS
+
+
+def _require_readable(paths: Iterable[Path]) -> None:
+    uid = _container_uid()
+    closed = hub_cache.unreadable(paths, uid)
+    if closed is not None:
+        raise LaunchImpossible(
+            f"{closed} is not readable by the container's user (uid {uid}, gid 0).",
             "Run `chmod -R a+rX` on it, or use --launcher local.",
         )
 
@@ -319,11 +350,39 @@ def _launch_errors() -> Iterator[None]:
     except _UNAVAILABLE as error:
         reason = _reason(error)
         if "could not select device driver" in reason:
-            raise LaunchFailed(
+            raise LaunchImpossible(
                 "Docker cannot give GPUs to containers here.",
                 "Install the NVIDIA Container Toolkit and restart Docker, or use --gpus none.",
             ) from None
+        if isinstance(error, ImageNotFound):
+            raise LaunchImpossible(f"the image is gone: {reason}.", "Run `make image` again.") from None
+        if _failed(error) is EngineAway:
+            raise EngineAway(
+                f"the Docker engine does not answer ({reason}).", "Start it, or use --launcher local."
+            ) from None
         raise LaunchFailed(f"Docker refused: {reason}.", "See `docker info`, or use --launcher local.") from None
+
+
+def _failed(error: Exception) -> type[LaunchFailed]:
+    return EngineAway if _is_away(error) else LaunchFailed
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether no answer came; an APIError is one, though it is a RequestException, too."""
+    return isinstance(error, RequestException) and not isinstance(error, APIError)
+
+
+def _is_refusal_or_away(error: BaseException) -> bool:
+    return isinstance(error, _UNAVAILABLE)
+
+
+def _patiently(passing: Callable[[BaseException], bool]) -> Retrying:
+    return Retrying(
+        retry=retry_if_exception(passing),
+        stop=stop_after_delay(_PATIENCE_S),
+        wait=wait_fixed(_RETRY_S),
+        reraise=True,
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 from images.contract.config import ExperimentConfig
-from images.contract.job import ARG_CONFIG, ARG_CONTEXT, ARG_OUTPUT
+from images.contract.job import ARG_CONFIG, ARG_CONTEXT, ARG_OUTPUT, ENV_HF_HUB_CACHE, ENV_HF_HUB_OFFLINE
+from runner.hub.hub_cache import hub_cache
 from runner.launchers import (
     LOG_TAIL_LINES,
     Ended,
     Identity,
     LaunchFailed,
+    LaunchImpossible,
     Running,
     Slot,
     checkout_revision,
@@ -27,6 +29,7 @@ from runner.layout import Attempt
 _ROOT = Path(__file__).resolve().parents[2]
 _GRACE_S = 8.0
 _POLL_S = 0.05
+_TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
 # Looked for without being imported, which would take seconds.
 _PACKAGES = {"pytorch": ("torch", "transformers"), "vllm": ("vllm",), "trt": ("tensorrt_llm",), "stub": ()}
 
@@ -86,18 +89,21 @@ class LocalLauncher:
         require_backend(backend)
         missing = [package for package in _PACKAGES[backend] if importlib.util.find_spec(package) is None]
         if missing:
-            raise LaunchFailed(
+            raise LaunchImpossible(
                 f"backend '{backend}' needs {' and '.join(missing)}, which this Python does not have.",
                 f"Run `make install-{backend}`, or use --launcher docker.",
             )
         return Identity(git_revision=checkout_revision())
 
     def start(self, _study: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
-        # In the safe mode `import vllm` cannot find our folder images/vllm by accident.
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in _TOKENS},
             "PYTHONPATH": str(_ROOT),
+            # In the safe mode `import vllm` cannot find our folder images/vllm by accident.
             "PYTHONSAFEPATH": "1",
+            # Models are here before a job starts; a relative HF_HOME would mean another folder there.
+            ENV_HF_HUB_CACHE: str(hub_cache()),
+            ENV_HF_HUB_OFFLINE: "1",
             "CUDA_VISIBLE_DEVICES": ",".join(slot.gpu_uuids),
         }
         arguments = [ARG_CONFIG, attempt.config, ARG_CONTEXT, attempt.context, ARG_OUTPUT, attempt.folder]
@@ -113,16 +119,23 @@ class LocalLauncher:
             )
         return LocalJob(process.pid, attempt, process)
 
-    def find(self, attempts: list[Attempt]) -> list[Running]:
+    def find(self, below: Path) -> list[tuple[Attempt, Running]]:
         pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-        return [LocalJob(pid, attempt) for attempt in attempts for pid in pids if _works_in(pid, attempt)]
+        working = [(pid, attempt) for pid in pids if (attempt := _attempt_of(pid)) is not None]
+        return [(attempt, LocalJob(pid, attempt)) for pid, attempt in working if attempt.folder.is_relative_to(below)]
 
 
-def _works_in(pid: int, attempt: Attempt) -> bool:
-    """Whether the process is the job of this attempt; a pid that was given out again is another's."""
+def _attempt_of(pid: int) -> Attempt | None:
+    """The attempt that the process is the job of; None of any other, such as one with a pid given out again."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return False
+        return None
     # Of a process that has ended but was not waited for, the command line is empty.
-    return os.fsencode(attempt.folder) in arguments and os.fsencode(ARG_OUTPUT) in arguments
+    module, output = arguments[2:3], arguments[-2:-1]
+    is_job = module and module[0].startswith(b"images.") and arguments[-3:-2] == [os.fsencode(ARG_OUTPUT)]
+    return Attempt(Path(os.fsdecode(output[0]))) if is_job else None
+
+
+def _works_in(pid: int, attempt: Attempt) -> bool:
+    return _attempt_of(pid) == attempt

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.energy import energy_figures
+from tests.bench.fan_out import fan_out_figures
 from tests.bench.figures import Figure
 from tests.bench.jobs import job_figures
 from tests.bench.ranks import rank_figures
@@ -22,6 +23,7 @@ PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
     "storage": ("what storing costs (medians of 10)", storage_figures),
     "energy": ("energy against the true joules of simulated GPUs, virtual time", energy_figures),
     "sampling": ("what sampling costs", sampling_figures),
+    "fanout": ("what fanning out costs, and planning (medians of 3)", fan_out_figures),
     "ranks": ("energy of whole jobs on simulated GPUs, real time", rank_figures),
 }
 

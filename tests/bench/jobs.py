@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +15,13 @@ from rich.console import Console
 
 from images.contract.config import ExperimentConfig, StubOptions
 from images.contract.job import JobContext
-from runner.launchers import Slot
-from runner.launchers.docker import DockerLauncher, image_name
+from runner.host import open_host
+from runner.interrupt import Stop
+from runner.launchers.docker import image_name
 from runner.layout import Layout
-from runner.progress import Progress
-from runner.schedule import Run, run_jobs
-from runner.study import plan_jobs
+from runner.schedule import run_study
+from runner.studies.study import Experiment, Study
+from runner.view.progress import Progress
 from tests.bench.figures import REPEATS, Figure
 from tests.docker_engine import ROOT, build_image, engine_problem
 
@@ -92,14 +92,11 @@ def _bare_docker_run(folder: Path) -> float:
 
 
 def _launched(folder: Path) -> float:
-    launcher = DockerLauncher()
-    jobs = plan_jobs(_config(), f"bench-{os.getpid()}", 1)
+    config = _config()
+    study = Study(f"bench-{os.getpid()}", (Experiment("stub", config, config.measurement_config_hash()),), 1)
     with Path(os.devnull).open("w") as nowhere:
         progress = Progress(Console(file=nowhere))
         started = time.perf_counter()
-        identity = launcher.check(jobs[0].config)
-        outcomes = list(
-            run_jobs(jobs, Run(launcher, identity, Layout(folder), Slot(), 60.0, progress, threading.Event()))
-        )
-    assert [outcome.exit_code for outcome in outcomes] == [0]
+        summary = run_study(study, Layout(folder), open_host(study), progress, Stop())
+    assert [outcome.exit_code for outcome in summary.outcomes] == [0]
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What the sampler takes from the machine, and from the work that is measured."""
+"""What the sampler and the progress report take from the machine, and from the work that is measured."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import importlib.util
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from images.contract.config import parse_config
 from images.contract.job import JobContext
 from images.harness.backend import Backend
-from images.harness.nvml import open_devices
+from images.harness.nvml import Device, open_devices
+from images.harness.progress import Live, ProgressFile
 from images.harness.sampler import Sampler, SystemClock
 from images.harness.workload import prepare_workload
 from tests.bench.energy import simulated_node
@@ -24,6 +26,10 @@ _GPUS = 8
 _WATCHED_S = 10.0
 _PAIRS = 20
 _T_95_ONE_SIDED = 1.729  # Student's t with 19 degrees of freedom
+_OFTENER = 100
+
+Beside = Callable[[Backend], AbstractContextManager[None]]
+"""What runs beside the work of a backend."""
 
 
 def sampling_figures(scratch: Path) -> Iterator[Figure]:
@@ -33,31 +39,70 @@ def sampling_figures(scratch: Path) -> Iterator[Figure]:
     yield Figure(
         f"sampler at 100 ms, {_GPUS} GPUs: CPU time of one core", "%", [100 * _cpu_share(node) for _ in range(3)], 2.0
     )
+    yield Figure(
+        "progress once a second: CPU time of one core", "%", [100 * _progress_share(scratch) for _ in range(3)], 0.1
+    )
     if importlib.util.find_spec("torch") is None:
         return
-    ratios = _slowdowns(node)
-    yield Figure(
-        f"tokens/s without over with sampling, torch on one core, {_PAIRS} alternating pairs: upper 95 % bound - 1",
-        "%",
-        ratios,
-        3.0,
-        _upper_bound,
-    )
+    devices = open_devices([gpu.uuid for gpu in node.gpus], time.perf_counter)
+    besides: dict[str, Beside] = {
+        "sampling": lambda _: _sampled(devices),
+        "progress once a second": lambda backend: _reported(backend, scratch),
+    }
+    for name, beside in besides.items():
+        yield Figure(
+            f"tokens/s without over with {name}, torch on one core, {_PAIRS} alternating pairs: upper 95 % bound - 1",
+            "%",
+            _slowdowns(beside),
+            3.0,
+            _upper_bound,
+        )
 
 
 def _cpu_share(node: Node) -> float:
     """CPU seconds of this process per second while nothing but the sampler runs."""
     sampler = Sampler(open_devices([gpu.uuid for gpu in node.gpus], time.perf_counter), _INTERVAL_S, SystemClock())
     sampler.start()
+    share = _busy_share()
+    sampler.stop()
+    return share
+
+
+def _progress_share(scratch: Path) -> float:
+    """The same of the thread that reports; it does so a hundred times as often, to be seen at all."""
+    progress = ProgressFile(scratch / "progress.json", 1.0 / _OFTENER)
+    with progress.following(lambda: Live(time.perf_counter(), time.perf_counter_ns() // 10**6, 400.0)):
+        progress.phase("window")
+        share = _busy_share() / _OFTENER
+    progress.close()
+    return share
+
+
+def _busy_share() -> float:
     before_s, begun_s = time.process_time(), time.perf_counter()
     time.sleep(_WATCHED_S)
-    spent_s, passed_s = time.process_time() - before_s, time.perf_counter() - begun_s
+    return (time.process_time() - before_s) / (time.perf_counter() - begun_s)
+
+
+@contextmanager
+def _sampled(devices: Sequence[Device]) -> Iterator[None]:
+    sampler = Sampler(devices, _INTERVAL_S, SystemClock())
+    sampler.start()
+    yield
     sampler.stop()
-    return spent_s / passed_s
 
 
-def _slowdowns(node: Node) -> list[float]:
-    """Percent by which real torch work takes longer while it is sampled, of each pair."""
+@contextmanager
+def _reported(backend: Backend, scratch: Path) -> Iterator[None]:
+    progress = ProgressFile(scratch / "progress.json")
+    with progress.following(lambda: Live(time.perf_counter(), backend.delivered(), None)):
+        progress.phase("window")
+        yield
+    progress.close()
+
+
+def _slowdowns(beside: Beside) -> list[float]:
+    """Percent by which real torch work takes longer with something beside it, of each pair."""
     import torch
 
     from images.pytorch.backend import Backend as Pytorch
@@ -72,18 +117,14 @@ def _slowdowns(node: Node) -> list[float]:
     loaded = backend.load(config, JobContext(gpu_uuids=[]))
     requests = prepare_workload(config, loaded).requests
     backend.run(requests)
-    devices = open_devices([gpu.uuid for gpu in node.gpus], time.perf_counter)
     found = []
     for pair in range(_PAIRS):
         seconds = {}
-        for sampled in (True, False) if pair % 2 else (False, True):
-            sampler = Sampler(devices, _INTERVAL_S, SystemClock())
-            if sampled:
-                sampler.start()
-            begun_s = time.perf_counter()
-            backend.run(requests)
-            seconds[sampled] = time.perf_counter() - begun_s
-            sampler.stop()
+        for accompanied in (True, False) if pair % 2 else (False, True):
+            with beside(backend) if accompanied else nullcontext():
+                begun_s = time.perf_counter()
+                backend.run(requests)
+                seconds[accompanied] = time.perf_counter() - begun_s
         found.append(100 * (seconds[True] / seconds[False] - 1))
     backend.close()
     return found

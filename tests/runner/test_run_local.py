@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from images.contract.job import ExitCode
 from runner.launchers.local import LocalJob
 from runner.layout import Layout
+from runner.retry import MOST_KILLS
 from tests.runner.command import RUNNER, failures, leftovers, results, runner
+from tests.runner.sample_studies import written
 
 STUB = ["run", "--backend", "stub", "--launcher", "local"]
 
@@ -35,32 +38,57 @@ def test_every_cycle_is_published_once_with_its_context(tmp_path: Path) -> None:
 
 
 def test_a_failed_cycle_is_recorded_and_the_others_still_run(tmp_path: Path) -> None:
-    ran = runner(*STUB, "--output", tmp_path, "--cycles", "2", "--set", "stub.fail=out_of_memory")
+    ran = runner(
+        *STUB, "--output", tmp_path, "--cycles", "2", "--retries", "0", "--set", "stub.fail=measurement_failed"
+    )
 
-    assert ran.code == ExitCode.OUT_OF_MEMORY
+    assert ran.code == ExitCode.MEASUREMENT_FAILED
     found = failures(tmp_path)
     assert [(one.cycle, one.exit_code, one.error_class) for one in found] == [
-        (1, 12, "OutOfMemory"),
-        (2, 12, "OutOfMemory"),
+        (1, 14, "MeasurementFailed"),
+        (2, 14, "MeasurementFailed"),
     ]
     assert found[0].config is not None
-    assert found[0].config["stub"]["fail"] == "out_of_memory"
+    assert found[0].config["stub"]["fail"] == "measurement_failed"
     assert found[0].measurement_config_hash
     assert leftovers(tmp_path) == []
 
 
-def test_a_job_killed_without_a_word_becomes_a_failure(tmp_path: Path) -> None:
-    ran = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--set", "stub.fail=killed")
+def test_every_try_is_recorded_with_its_number_and_a_later_run_counts_on(tmp_path: Path) -> None:
+    study = written(tmp_path, stub={"fail": "measurement_failed"}, retries={"limit": 1, "backoff_s": 0.0})
+
+    assert runner("run", study, "--output", tmp_path / "out").code == ExitCode.MEASUREMENT_FAILED
+    assert runner("run", study, "--output", tmp_path / "out", "--retries", "0").code == ExitCode.MEASUREMENT_FAILED
+
+    assert sorted((one.attempt, one.experiment) for one in failures(tmp_path / "out")) == [(1, "a"), (2, "a"), (3, "a")]
+
+
+def test_a_job_that_is_killed_again_and_again_is_left_for_the_next_run(tmp_path: Path) -> None:
+    ran = runner("run", written(tmp_path, stub={"fail": "killed"}), "--output", tmp_path / "out")
 
     assert ran.code == ExitCode.INTERRUPTED
-    (failure,) = failures(tmp_path)
-    assert failure.error_class == "Killed"
-    assert any("phase: window" in line for line in failure.log_tail)
+    assert ran.stderr.count("FAILED (Killed") == MOST_KILLS
+    assert failures(tmp_path / "out") == [], "it says nothing about the experiment"
+    assert leftovers(tmp_path / "out") == []
+
+
+def test_try_after_try_that_fails_ends_the_study(tmp_path: Path) -> None:
+    study = written(
+        tmp_path, cycles=9, stub={"fail": "measurement_failed"}, retries={"backoff_s": 0.0, "limit": 1, "stop_after": 5}
+    )
+
+    ran = runner("run", study, "--output", tmp_path / "out")
+
+    assert ran.code == ExitCode.MEASUREMENT_FAILED
+    assert ran.last_line.startswith("runner: 5 tries in a row failed, the last with: the stub was told to fail.")
+    assert len(failures(tmp_path / "out")) == 5
 
 
 @pytest.mark.parametrize("hang", ["interruptible", "uninterruptible"])
 def test_a_timeout_ends_the_process_itself(tmp_path: Path, hang: str) -> None:
-    ran = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--timeout", "2", "--set", f"stub.hang={hang}")
+    ran = runner(
+        *STUB, "--output", tmp_path, "--cycles", "1", "--retries", "0", "--timeout", "2", "--set", f"stub.hang={hang}"
+    )
 
     assert ran.code == ExitCode.MEASUREMENT_FAILED
     (failure,) = failures(tmp_path)
@@ -70,16 +98,61 @@ def test_a_timeout_ends_the_process_itself(tmp_path: Path, hang: str) -> None:
     assert _jobs_of(tmp_path) == []
 
 
-def test_sigterm_ends_the_job_and_keeps_finished_cycles(tmp_path: Path) -> None:
-    process = _started(tmp_path, "s", "--cycles", "50", "--set", "stub.window_s=0.5")
-    _wait_until(lambda: len(results(tmp_path)) >= 1)
+def test_a_silent_hang_is_ended_and_a_job_that_reports_is_not(tmp_path: Path) -> None:
+    silent = runner(
+        *STUB, "--output", tmp_path, "--cycles", "1", "--retries", "0", "--stall-timeout", "3",
+        "--set", "stub.hang=interruptible",
+    )  # fmt: skip
+    assert silent.code == ExitCode.MEASUREMENT_FAILED
+    (failure,) = failures(tmp_path)
+    assert (failure.error_class, failure.message) == (
+        "Stalled",
+        "nothing new for 3 s in phase window; the job was ended.",
+    )
+
+    slow = runner(*STUB, "--output", tmp_path, "--cycles", "1", "--stall-timeout", "3", "--set", "stub.window_s=6")
+    assert slow.code == 0, slow.stderr
+    assert len(results(tmp_path)) == 1
+
+
+def test_the_first_sigterm_lets_the_running_job_finish(tmp_path: Path) -> None:
+    process = _started(tmp_path, "s", "--cycles", "50", "--set", "stub.window_s=1.5")
+    _wait_until(lambda: _jobs_of(tmp_path) != [])
 
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(timeout=20) == ExitCode.INTERRUPTED
-    assert len(results(tmp_path)) >= 1
+    assert [one.cycle for one in results(tmp_path)] == [1]
+    assert leftovers(tmp_path) == []
+
+
+def test_the_second_sigterm_ends_the_job_and_keeps_finished_cycles(tmp_path: Path) -> None:
+    assert runner(*STUB, "--output", tmp_path, "--study", "s", "--cycles", "1").code == 0
+    process = _started(tmp_path, "s", "--cycles", "2", "--set", "stub.hang=interruptible")
+    _wait_until(lambda: _jobs_of(tmp_path) != [])
+
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=20) == ExitCode.INTERRUPTED
+    assert len(results(tmp_path)) == 1
+    assert failures(tmp_path) == []
     assert _jobs_of(tmp_path) == []
     assert leftovers(tmp_path) == []
+
+
+def test_a_named_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    assert runner(*STUB, "--output", tmp_path, "--study", "s", "--cycles", "2").code == 0
+    assert runner(*STUB, "--output", tmp_path, "--study", "other", "--cycles", "1").code == 0
+    before = {one.experiment_id for one in results(tmp_path)}
+
+    ran = runner(*STUB, "--output", tmp_path, "--study", "s", "--cycles", "3")
+
+    assert ran.code == 0, ran.stderr
+    assert "study s: 3 of 3 cycles" in ran.stdout
+    (new,) = [one for one in results(tmp_path) if one.experiment_id not in before]
+    assert (new.study, new.cycle) == ("s", 3)
 
 
 def test_the_next_runner_ends_the_orphan_of_a_killed_one(tmp_path: Path) -> None:
@@ -163,19 +236,45 @@ def test_a_failure_that_every_cycle_would_repeat_ends_the_study(tmp_path: Path) 
     assert "would fail in the same way" in ran.stderr
 
 
-def test_a_full_disk_is_one_line_and_costs_no_result(tmp_path: Path) -> None:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], capture_output=True)
+def test_a_disk_that_fills_up_while_a_job_runs_costs_no_result(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
+    out = tmp_path / "out"
+    try:
+        assert runner(*STUB, "--output", out, "--study", "s", "--cycles", "1").code == 0
+        process = _started(out, "s", "--cycles", "3", "--set", "stub.window_s=3", stderr=subprocess.PIPE)
+        _wait_until(lambda: _jobs_of(out) != [])
+        _fill(tmp_path / "filler")
+        _, said = process.communicate(timeout=60)
+        kept = results(out)
+        (tmp_path / "filler").unlink()
+        again = runner(*STUB, "--output", out, "--study", "s", "--cycles", "3", "--set", "stub.window_s=3")
+        finished, left = results(out), leftovers(out)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert process.returncode == ExitCode.USAGE
+    assert b"Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith(b"runner: ")
+    assert b"Make room" in said.strip().splitlines()[-1]
+    assert [one.cycle for one in kept] == [1]
+    assert again.code == 0, again.stderr
+    assert len(finished) == 1 + 3, "cycle 1 of the other configuration is the study's, too"
+    assert left == []
+
+
+def test_a_disk_that_is_full_from_the_start_starts_no_job(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(tmp_path)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.decode().strip()}")
     try:
-        ran = runner(*STUB, "--output", tmp_path, "--cycles", "20", "--set", "workload.n_prompts=50")
-        kept = results(tmp_path)
+        ran = runner(*STUB, "--output", tmp_path, "--cycles", "2")
+        found = [*results(tmp_path), *failures(tmp_path)]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
-    assert ran.code in (ExitCode.USAGE, ExitCode.MEASUREMENT_FAILED)
-    assert "Traceback" not in ran.stderr
-    assert len(kept) >= 2
-    assert {one.cycle for one in kept} == set(range(1, len(kept) + 1))
+    assert ran.code == ExitCode.USAGE
+    assert "16 MiB left, and no job starts below 64" in ran.last_line
+    assert found == []
 
 
 def test_two_runners_do_not_work_on_one_study(tmp_path: Path) -> None:
@@ -185,9 +284,11 @@ def test_two_runners_do_not_work_on_one_study(tmp_path: Path) -> None:
     second = runner(*STUB, "--output", tmp_path, "--study", "same")
 
     first.terminate()
+    time.sleep(0.5)
+    first.terminate()
     first.wait(timeout=20)
     assert second.code == ExitCode.USAGE
-    assert "another runner works on study 'same'" in second.last_line
+    assert f"another runner (pid {first.pid}) works on study 'same'" in second.last_line
 
 
 @pytest.mark.parametrize(
@@ -247,9 +348,18 @@ def test_the_next_runner_publishes_what_a_killed_one_had_finished(tmp_path: Path
     assert leftovers(tmp_path / "out") == []
 
 
-def _started(output: Path, study: str, *arguments: str) -> subprocess.Popen[bytes]:
+def _started(output: Path, study: str, *arguments: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     command = [*RUNNER, *STUB, "--output", str(output), "--study", study, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=os.environ)
+
+
+def _fill(path: Path) -> None:
+    """Until not a byte is left on its disk."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as stream:
+        for size in (2**20, 1):
+            with contextlib.suppress(OSError):
+                while stream.write(bytes(size)):
+                    continue
 
 
 def _jobs_of(output: Path) -> list[int]:

@@ -19,6 +19,7 @@ from images.contract import files
 from images.contract.config import BACKENDS, ExperimentConfig, parse_config
 from images.contract.job import CONTRACT_VERSION, ExitCode
 from images.contract.result import ExperimentResult
+from images.contract.study import STUDY_FILE, StudyRecord
 from tests.images.contract import make
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,6 +47,19 @@ def test_a_full_result_loses_nothing(tmp_path: Path) -> None:
     result = _load_silently(saved)
     _assert_holds(json.loads(result.model_dump_json()), json.loads(source.read_text()), "result")
     assert files.load_table(saved.parent, str(result.timeseries)).num_rows == 2
+
+
+def test_a_cycle_of_a_study_loses_nothing_of_how_it_was_scheduled() -> None:
+    source = GOLDEN / "result_2.0_study.json"
+    result = _load_silently(source)
+    _assert_holds(json.loads(result.model_dump_json()), json.loads(source.read_text()), "result")
+    assert result.directory_name == "b16-pytorch-77aa01bc-c007_2026-11-21T15-00-00Z"
+
+
+def test_a_study_record_loses_nothing() -> None:
+    record = StudyRecord.load(GOLDEN)
+    assert record is not None
+    _assert_holds(json.loads(record.model_dump_json()), json.loads((GOLDEN / STUDY_FILE).read_text()), "study")
 
 
 def test_a_newer_result_loads_with_exactly_one_warning_that_names_the_unknown_keys() -> None:

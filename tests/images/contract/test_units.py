@@ -8,12 +8,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from images.contract import failure, job, parts, process, result
+from images.contract import failure, job, parts, process, progress, result, study
 
 RECORDS = sorted(
     {
         model
-        for module in (result, parts, process, job, failure)
+        for module in (result, parts, process, job, failure, progress, study)
         for model in vars(module).values()
         if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields
     },

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from images.contract.config import ExperimentConfig, parse_config
 from images.contract.job import JobContext
 from images.harness.backend import Backend, Generation, LoadedModel, Request
+from images.harness.progress import Look, Progress
 
 BOS = 0
 
@@ -102,6 +104,9 @@ class FakeBackend:
         self.batches.append(list(requests))
         return self.edit([answer(request, started, **self.changes) for request in requests])
 
+    def delivered(self) -> int | None:
+        return None
+
     def drain(self) -> None:
         self.calls.append("drain")
 
@@ -119,5 +124,18 @@ class FakeBackend:
         self.calls.append("close")
 
 
-def _conforms(backend: FakeBackend) -> Backend:
-    return backend  # mypy's proof that the fake keeps the Protocol
+@dataclass
+class Phases:
+    """Progress that is only written down."""
+
+    told: list[str] = field(default_factory=list)
+
+    def phase(self, name: str, /) -> None:
+        self.told.append(name)
+
+    def following(self, _look: Look, /) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def _conform(backend: FakeBackend, phases: Phases) -> tuple[Backend, Progress]:
+    return backend, phases  # mypy's proof that the fakes keep the Protocols

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from images.contract.job import JobContext
 from images.contract.parts import CoolDown, DeviceEnergy, EnvironmentSnapshot
 from images.contract.process import ProcessData
 from images.contract.result import ExperimentResult
+from images.contract.scheduling import Placement, Scheduling
 from images.harness.assembly import Facts, assemble
 from images.harness.baseline import Baseline
 from images.harness.process import Place, measure_process
 from images.harness.window import OwnMarks
-from tests.images.harness.fakes import FakeBackend, config
+from tests.images.harness.fakes import FakeBackend, Phases, config
 
 OFF = {"warmup": {"enabled": False}}
 FACTS: dict[str, Any] = {
@@ -35,7 +37,7 @@ def process(index: int, energies_j: list[float | None], **device: Any) -> Proces
     place = Place("exp_test", "0" * 16, index, 0, ())
     chosen = config(measurement=OFF, num_processes=2)
     backend = FakeBackend(seconds=[2.0])
-    data = measure_process(chosen, JobContext(gpu_uuids=[]), place, backend, OwnMarks(), lambda _: None, lambda _: None)
+    data = measure_process(chosen, JobContext(gpu_uuids=[]), place, backend, OwnMarks(), Phases(), lambda _: None)
     devices = [
         DeviceEnergy(gpu_uuid=f"GPU-{index}-{at}", energy_j=energy, source="nvml_counter", **device)
         for at, energy in enumerate(energies_j)
@@ -52,6 +54,30 @@ def result(*data: ProcessData, **facts: Any) -> ExperimentResult:
 
 def codes(found: ExperimentResult) -> set[str]:
     return {warning.split(":")[0] for warning in found.measurement_warnings}
+
+
+def placed(placement: Placement | None, gpu_uuids: list[str] | None) -> ExperimentResult:
+    """The result of a cycle that was scheduled so, and whose processes worked on such GPUs."""
+    data = process(0, [10.0])
+    raw = data.record.raw.model_copy(update={"gpu_uuids": gpu_uuids})
+    one = ProcessData(data.record.model_copy(update={"raw": raw}), data.requests, None)
+    context = JobContext(scheduling=Scheduling(placement=placement))
+    return assemble(config(measurement=OFF), context, Facts(**FACTS), [one])[0]
+
+
+def test_a_cycle_on_whichever_gpus_were_free_says_so_and_names_them_and_stays_valid() -> None:
+    found = placed("any", ["GPU-a", "GPU-b"])
+    (warning,) = (one for one in found.measurement_warnings if one.startswith("gpu_confounded: "))
+    assert "GPU-a, GPU-b" in warning
+    assert re.fullmatch(r"[a-z_]+: [^\n]+\. [A-Z][^\n]+\.", warning)
+    assert found.measurement_valid is True
+
+
+@pytest.mark.parametrize(("placement", "gpu_uuids"), [("block", ["GPU-a"]), (None, ["GPU-a"]), ("any", None)])
+def test_blocks_and_work_on_the_cpu_are_not_confounded(
+    placement: Placement | None, gpu_uuids: list[str] | None
+) -> None:
+    assert "gpu_confounded" not in codes(placed(placement, gpu_uuids))
 
 
 def test_energies_and_bounds_are_summed_over_all_gpus_of_all_processes() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from images.contract.files import REQUESTS_SCHEMA
 from images.contract.job import ConfigInvalid, GpuUnusable, JobContext, JobError, MeasurementFailed, OutOfMemory
+from images.contract.scheduling import Scheduling
 from images.harness.backend import Generation
 from images.harness.measure import Measured, measure
 from images.harness.warmup import coefficient_of_variation
-from tests.images.harness.fakes import CLOCK, FakeBackend, config, loaded_model
+from tests.images.harness.fakes import CLOCK, FakeBackend, Phases, config, loaded_model
 
 OFF = {"warmup": {"enabled": False}}
 
@@ -25,7 +26,7 @@ def run(backend: FakeBackend, chosen: Any = None, context: JobContext | None = N
         context or JobContext(gpu_uuids=[]),
         "exp_test",
         backend,
-        lambda _: None,
+        Phases(),
         Path(),
     )
 
@@ -38,7 +39,7 @@ def test_the_window_is_drained_and_emptied_before_it_opens_and_drained_before_it
 
 def test_phases_are_reported_around_the_window_but_never_inside_it() -> None:
     backend = FakeBackend()
-    measure(config(measurement=OFF), JobContext(gpu_uuids=[]), "exp_test", backend, backend.calls.append, Path())
+    measure(config(measurement=OFF), JobContext(gpu_uuids=[]), "exp_test", backend, Phases(backend.calls), Path())
     opened, closed = backend.calls.index("window"), backend.calls.index("close")
     assert backend.calls[: opened + 1] == ["load", "load", "warm_up", "window"]
     assert backend.calls[opened + 1 : closed] == ["drain", "reset_caches", "drain", "run", "drain"]
@@ -208,6 +209,8 @@ def test_flops_count_the_windows_tokens_by_the_named_method() -> None:
 def test_what_the_launcher_knows_reaches_the_result() -> None:
     context = JobContext(
         study="s",
+        experiment="e",
+        scheduling=Scheduling(order="shuffled", seed=1, position=2),
         cycle=3,
         block="b",
         attempt=2,
@@ -216,7 +219,8 @@ def test_what_the_launcher_knows_reaches_the_result() -> None:
         launcher="docker",
     )
     result = run(FakeBackend(loaded=loaded_model(device="GPU X", model_commit="abc")), context=context).result
-    assert (result.study, result.cycle, result.block, result.attempt) == ("s", 3, "b", 2)
+    assert (result.study, result.experiment, result.cycle, result.block, result.attempt) == ("s", "e", 3, "b", 2)
+    assert result.scheduling == context.scheduling
     assert result.measurement_config_hash == "f" * 16
     environment = result.environment_snapshot
     assert environment is not None

@@ -14,7 +14,7 @@ from images.contract.parts import WarmupResult
 from images.contract.result import ExperimentResult
 from images.harness.findings import find_warnings
 from images.harness.measure import measure
-from tests.images.harness.fakes import FakeBackend, WordTokenizer, config, loaded_model
+from tests.images.harness.fakes import FakeBackend, Phases, WordTokenizer, config, loaded_model
 
 STEADY = WarmupResult(converged=True, final_cv=0.01, target_cv=0.05, iterations_completed=3, max_rounds=10)
 CLEAN: dict[str, Any] = {
@@ -40,7 +40,7 @@ def codes(warnings: Sequence[str]) -> set[str]:
 
 def run(backend: FakeBackend, warmup: dict[str, Any], **rest: Any) -> ExperimentResult:
     chosen = config(measurement={"warmup": {"full_pass": False, **warmup}}, **rest)
-    return measure(chosen, JobContext(gpu_uuids=[]), "exp_test", backend, lambda _: None, Path()).result
+    return measure(chosen, JobContext(gpu_uuids=[]), "exp_test", backend, Phases(), Path()).result
 
 
 def test_a_clean_run_warns_of_nothing_but_the_missing_meter() -> None:

@@ -14,14 +14,14 @@ from images.contract.job import ConfigInvalid, JobContext, MeasurementFailed
 from images.harness.backend import Generation, Request
 from images.harness.measure import Measured, measure
 from images.harness.window import Pass, full_load
-from tests.images.harness.fakes import CLOCK, FakeBackend, answer, config
+from tests.images.harness.fakes import CLOCK, FakeBackend, Phases, answer, config
 
 OFF = {"warmup": {"enabled": False}}
 
 
 def run(backend: FakeBackend, workload: dict[str, Any] | None = None, **measurement: Any) -> Measured:
     chosen = config(workload, {**OFF, **measurement})
-    return measure(chosen, JobContext(gpu_uuids=[]), "exp_test", backend, lambda _: None, Path())
+    return measure(chosen, JobContext(gpu_uuids=[]), "exp_test", backend, Phases(), Path())
 
 
 class Scripted(FakeBackend):
@@ -53,7 +53,7 @@ THREE = ([1.0, 1.5, 4.0], [(2.0, 3.0, 4.0), (2.0, 5.0, 7.0), (5.0, 6.0, 9.0)])
 
 def steady(script: tuple[Any, Any] = THREE, slots: int = 2, n_prompts: int = 3) -> Measured:
     chosen = config({"n_prompts": n_prompts}, {**OFF, "methodology": "steady_state"}, batch_size=slots)
-    return measure(chosen, JobContext(gpu_uuids=[]), "exp_test", Scripted(*script), lambda _: None, Path())
+    return measure(chosen, JobContext(gpu_uuids=[]), "exp_test", Scripted(*script), Phases(), Path())
 
 
 def test_steady_state_is_from_the_first_to_the_last_moment_at_full_load() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -147,6 +148,33 @@ def test_more_requests_than_the_batch_size_run_in_several_batches_one_after_anot
     assert min(one.started_s or 0.0 for one in second) > max((one.delivery_s or (0.0,))[-1] for one in first)
     whole, _ = load()
     assert outputs(generations) == outputs(whole.run(requests(ignore_eos=True)))
+
+
+def test_what_is_delivered_is_counted_as_the_generations_have_it(backend: Backend, early: int) -> None:
+    before = backend.delivered() or 0
+    with end_tokens(backend, {early}):
+        stopped = backend.run(requests())
+        assert backend.delivered() == before + sum(map(len, outputs(stopped))), "what follows an end is padding"
+        whole = backend.run(requests(ignore_eos=True))
+    assert backend.delivered() == before + sum(map(len, [*outputs(stopped), *outputs(whole)]))
+    assert sum(map(len, outputs(stopped))) < sum(map(len, outputs(whole)))
+
+
+def test_another_thread_sees_the_count_grow_in_mid_run(backend: Backend) -> None:
+    before = backend.delivered() or 0
+    seen, ended = set(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.0005):
+            seen.add((backend.delivered() or 0) - before)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    backend.run(requests(ignore_eos=True))
+    ended.set()
+    looker.join()
+    assert len(seen - {0, 24 * len(PROMPTS)}) >= 3, "in mid-run, not only at its ends"
+    assert all(count % len(PROMPTS) == 0 for count in seen), "a step delivers one token of each row"
 
 
 def test_the_padded_share_is_that_of_the_last_run(backend: Backend) -> None:

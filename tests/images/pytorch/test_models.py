@@ -27,6 +27,7 @@ from images.contract.job import (
 from images.harness.measure import measure
 from images.pytorch.backend import Backend, _device_errors
 from images.pytorch.tiny_llama import make_model, make_tokenizer
+from tests.images.harness.fakes import Phases
 from tests.images.pytorch.tiny import PROMPTS, load, outputs, requests
 
 pytestmark = pytest.mark.torch
@@ -171,7 +172,7 @@ def test_a_folder_that_is_no_whole_model_is_told_in_one_line(
 def test_a_model_folder_that_is_not_there_is_refused_before_anything_is_loaded() -> None:
     chosen = parse_config({"model": "./nowhere/at/all"})
     with pytest.raises(ModelUnavailable, match="model folder nowhere/at/all is not there"):
-        measure(chosen, JobContext(gpu_uuids=[]), "exp_test", Backend(), lambda _: None, Path())
+        measure(chosen, JobContext(gpu_uuids=[]), "exp_test", Backend(), Phases(), Path())
     with pytest.raises(ModelUnavailable):
         load(model="./nowhere/at/all")  # and in an image, where the hash comes from the host
 

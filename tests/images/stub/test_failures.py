@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from images.contract.files import DirectoryName, parse_directory_name
 from images.contract.job import ExitCode
 from tests.images.stub.jobs import run, start, stub
 
@@ -41,12 +42,13 @@ def test_each_failure_has_its_code_one_line_and_a_failure_json(
 
 
 def test_failure_json_holds_everything_that_is_known_of_the_job(tmp_path: Path) -> None:
-    context = {"study": "s", "cycle": 2, "attempt": 3, "measurement_config_hash": "ab" * 8}
+    context = {"study": "s", "experiment": "b4", "cycle": 2, "attempt": 3, "measurement_config_hash": "ab" * 8}
     (tmp_path / "context.json").write_text(json.dumps(context))
     ended = run(tmp_path, stub(fail="out_of_memory"), "--context", str(tmp_path / "context.json"))
     failure = ended.failure
     assert re.fullmatch(r"exp_\d{8}_\d{6}_[0-9a-f]{8}", failure.experiment_id)
-    assert (failure.study, failure.cycle, failure.attempt) == ("s", 2, 3)
+    assert (failure.study, failure.experiment, failure.cycle, failure.attempt) == ("s", "b4", 2, 3)
+    assert parse_directory_name(ended.directory.name) == DirectoryName("abababab", 2, failed=True)
     assert failure.measurement_config_hash == "ab" * 8
     assert failure.backend == "stub"
     assert failure.config == stub(fail="out_of_memory")

@@ -10,14 +10,33 @@ import pyarrow.parquet as pq
 import pytest
 
 from images.contract.config import parse_config
-from images.contract.files import REQUESTS_SCHEMA
+from images.contract.files import REQUESTS_SCHEMA, DirectoryName, parse_directory_name
 from images.contract.job import JobContext
 from images.contract.result import ExperimentResult
+from images.contract.scheduling import Scheduling
 from images.harness.measure import measure
 from images.stub.backend import Backend
+from tests.images.harness.fakes import Phases
 from tests.images.stub.jobs import Ended, run, stub
 
-CONTEXT = {"study": "s", "cycle": 2, "attempt": 3, "block": "b", "launcher": "local", "git_revision": "abc"}
+SCHEDULING = {
+    "placement": "any",
+    "order": "shuffled",
+    "seed": 7,
+    "position": 3,
+    "neighbours": [{"gpu_uuids": ["GPU-1"], "study": "other", "pid": 17, "seen": "2026-03-01T12:00:00Z"}],
+    "adaptive": {"metric": "total_energy_j", "half_width": 0.02, "confidence": 0.95, "min": 5, "max": 20, "n": 9},
+}
+CONTEXT = {
+    "study": "s",
+    "experiment": "Batch 4",
+    "cycle": 2,
+    "attempt": 3,
+    "block": "b",
+    "scheduling": SCHEDULING,
+    "launcher": "local",
+    "git_revision": "abc",
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +51,16 @@ def test_a_job_that_goes_well_leaves_one_directory_and_nothing_else(done: Ended)
     assert done.code == 0
     assert done.errors == []
     assert sorted(path.name for path in done.directory.iterdir()) == ["requests.parquet", "result.json"]
-    assert done.directory.name.startswith("builtin-tiny-llama-stub-")
-    assert "-c002_" in done.directory.name
+    assert done.directory.name.startswith("batch-4-stub-")
+    config_hash = parse_config(stub()).measurement_config_hash()
+    assert parse_directory_name(done.directory.name) == DirectoryName(config_hash[:8], 2, failed=False)
 
 
 def test_its_result_loads_and_carries_the_context_it_was_given(done: Ended) -> None:
     result = ExperimentResult.from_json(done.directory)
-    assert {name: getattr(result, name) for name in ("study", "cycle", "attempt", "block")} == {
-        name: CONTEXT[name] for name in ("study", "cycle", "attempt", "block")
-    }
+    names = ("study", "experiment", "cycle", "attempt", "block")
+    assert {name: getattr(result, name) for name in names} == {name: CONTEXT[name] for name in names}
+    assert result.scheduling == Scheduling.model_validate(SCHEDULING)
     assert result.environment_snapshot is not None
     assert (result.environment_snapshot.launcher, result.environment_snapshot.git_revision) == ("local", "abc")
     assert result.measurement_config_hash == parse_config(stub()).measurement_config_hash()
@@ -62,7 +82,7 @@ def test_its_requests_have_exactly_the_schema_and_agree_with_the_result(done: En
 def measured(**changes: Any) -> ExperimentResult:
     context = JobContext(cycle=changes.pop("cycle", 1))
     chosen = parse_config({**stub(**changes.pop("options", {})), **changes})
-    return measure(chosen, context, "exp_test", Backend(), lambda _: None, Path()).result
+    return measure(chosen, context, "exp_test", Backend(), Phases(), Path()).result
 
 
 def test_the_window_lasts_as_long_as_it_is_told() -> None:
@@ -102,7 +122,7 @@ def test_full_length_is_generated_when_the_end_token_is_ignored(tmp_path: Path) 
 def test_noise_comes_from_seed_and_cycle_and_comes_back_with_them() -> None:
     def window_s(cycle: int) -> float:
         config = parse_config({"backend": "stub", "stub": {"window_s": 0.4, "noise": 0.5}})
-        measured = measure(config, JobContext(cycle=cycle), "exp_test", Backend(), lambda _: None, Path())
+        measured = measure(config, JobContext(cycle=cycle), "exp_test", Backend(), Phases(), Path())
         return measured.result.total_inference_time_sec
 
     first, third = window_s(1), window_s(3)

@@ -1,0 +1,267 @@
+"""Blocks over free GPU sets: each in a thread of its own, which runs its jobs one after another, with retries."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import replace
+
+from images.contract.job import ExitCode, GpuUnusable, JobError
+from images.contract.scheduling import AdaptiveCycles
+from runner.execute import JobNotRemoved, Place, Run, run_job
+from runner.gpu.settle import check_power_limits, settle
+from runner.gpu.slots import Lease, Slots
+from runner.launchers import Launcher, LaunchFailed
+from runner.outcome import Outcome
+from runner.recovery import end
+from runner.retry import Breaker, Response, is_kill, pause_s, respond
+from runner.studies.plan import Cell, Unit
+from runner.studies.study import Job
+
+_LOOK_EVERY_S = 1.0
+
+
+class OnlyFailures(JobError):
+    """The circuit breaker: try after try failed."""
+
+    def __init__(self, outcome: Outcome, in_a_row: int) -> None:
+        assert outcome.failure is not None
+        super().__init__(
+            f"{in_a_row} tries in a row failed, the last with: {outcome.failure.message}",
+            "Correct that and run again; retries.stop_after sets the number.",
+        )
+        self.exit_code = ExitCode(outcome.exit_code)
+
+
+class Dispatcher:
+    """Runs units; what came of them is in its attributes.
+
+    Args:
+        slots: the GPUs to lease; None on the CPU.
+        at_once: most units at the same time.
+        launchers: a launcher by its name, for what dead runners left on a GPU.
+        failed_before: tries at each cell that earlier runs of the study have published.
+
+    Attributes:
+        outcomes: each job's last try.
+        problem: what ended the study.
+        set_aside: configurations that fail in every cycle, by hash.
+        hopeless: no job can be started at all.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        slots: Slots | None,
+        at_once: int,
+        launchers: Callable[[str], Launcher],
+        failed_before: Counter[Cell],
+    ) -> None:
+        self._run, self._slots, self.at_once, self._launchers = run, slots, at_once, launchers
+        self._failed_before = failed_before
+        self._adaptive: AdaptiveCycles | None = None
+        self._lock = threading.Lock()
+        self._breaker = Breaker(run.study.retries.stop_after)
+        self._returned: list[Unit] = []
+        self.outcomes: list[Outcome] = []
+        self.problem: JobError | OSError | None = None
+        self.set_aside: dict[str, Outcome] = {}
+        self.hopeless = False
+
+    def run_units(self, units: Sequence[Unit], adaptive: AdaptiveCycles | None = None) -> None:
+        """Run all jobs of all units; ends early when asked to, and after what every further job would meet.
+
+        Args:
+            adaptive: the rule that asked for these cycles.
+        """
+        self._adaptive = adaptive
+        pending = list(units)
+        active: set[Future[None]] = set()
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="slot") as pool:
+            while pending or active:
+                pending = [] if self._run.stop.drain else self._start(pending, active, pool)
+                self._say_why_nothing_runs(pending, active)
+                if active:
+                    done, active = wait(active, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+                    for one in done:
+                        one.result()  # a bug in a thread is a bug here
+                elif pending:
+                    time.sleep(_LOOK_EVERY_S)
+                with self._lock:
+                    pending += self._returned
+                    self._returned = []
+
+    def _start(self, pending: list[Unit], active: set[Future[None]], pool: ThreadPoolExecutor) -> list[Unit]:
+        """Start what has a place, first come first served; returns what has none yet."""
+        waiting: list[Unit] = []
+        refused: set[tuple[int, tuple[str, ...] | None]] = set()
+        for planned in pending:
+            unit = self._placeable(planned)
+            kind = (unit.n_gpus, unit.only)
+            if len(active) >= self.at_once or kind in refused:
+                waiting.append(unit)
+                continue
+            if self._slots is not None and unit.n_gpus > len(self._slots.usable):
+                self._fail(_no_gpus_left(unit, len(self._slots.usable)))
+                continue
+            lease = None if self._slots is None else self._slots.lease(unit.n_gpus, only=unit.only)
+            if self._slots is not None and lease is None:
+                refused.add(kind)
+                waiting.append(unit)
+                continue
+            place = Place() if lease is None else Place(lease.uuids, lease)
+            active.add(pool.submit(self._work, unit, place))
+        return waiting
+
+    def _work(self, unit: Unit, place: Place) -> None:
+        with place.lease or nullcontext():
+            try:
+                if place.lease is not None:
+                    self._end_orphans(place.lease)
+                for at, job in enumerate(unit.jobs):
+                    if self._run.stop.drain:
+                        return
+                    if job.config_hash not in self.set_aside and not self._settled(job, place):
+                        self._give_back(replace(unit, jobs=unit.jobs[at:], only=None))
+                        return
+            except LaunchFailed as error:
+                self._leave_alone(place, error)
+            except (JobError, OSError) as error:
+                self._fail(error)
+
+    def _settled(self, job: Job, place: Place) -> bool:
+        """Try a job until it is done or given up; False if it has to be tried on other GPUs."""
+        retries, stop = self._run.study.retries, self._run.stop
+        tries = kills = 0
+        while not stop.drain:
+            try:
+                self._prepare(place)
+            except GpuUnusable as error:
+                return self._set_gpus_aside(place, str(error))
+            number = self._failed_before[job.config_hash, job.cycle] + tries + kills + 1
+            outcome = self._tried(job, place, number)
+            if outcome.failure is None or (stop.now and is_kill(outcome)):
+                self._ended(outcome, None)
+                return True
+            tries, kills = (tries, kills + 1) if is_kill(outcome) else (tries + 1, kills)
+            response = respond(outcome, retries, tries, kills)
+            again_s = pause_s(retries, max(tries, 1)) if response is Response.AGAIN else None
+            self._ended(outcome, again_s)
+            if response is Response.SET_GPUS_ASIDE and place.lease is not None:
+                return self._set_gpus_aside(place, outcome.failure.message)
+            if response is not Response.AGAIN:
+                self._give_up(outcome, response)
+                return True
+            _pause(again_s or 0.0, stop_asked=lambda: stop.drain)
+        return True
+
+    def _prepare(self, place: Place) -> None:
+        """
+        Raises:
+            GpuUnusable: a GPU is lost, or its power limit is not the study's.
+        """
+        study, progress = self._run.study, self._run.progress
+        check_power_limits(place.gpu_uuids, study.launcher.power_limit_w)
+        for problem in settle(place.gpu_uuids, study.cool_down, self._run.stop, progress.waiting):
+            progress.note(f"measured all the same: {problem}")
+
+    def _tried(self, job: Job, place: Place, number: int) -> Outcome:
+        """
+        Raises:
+            LaunchFailed: the job cannot be ended or removed; its outcome is noted if there is one.
+        """
+        try:
+            return run_job(job, place, number, self._adaptive, self._run)
+        except JobNotRemoved as error:
+            self._ended(error.outcome, None)
+            raise
+
+    def _ended(self, outcome: Outcome, again_s: float | None) -> None:
+        with self._lock:
+            if again_s is None:
+                self.outcomes.append(outcome)
+            tripped = self._breaker.note(outcome)
+        self._run.progress.ended(outcome.job, outcome, again_s)
+        if tripped:
+            self._fail(OnlyFailures(outcome, self._run.study.retries.stop_after or 0))
+
+    def _give_up(self, outcome: Outcome, response: Response) -> None:
+        if response is Response.SET_EXPERIMENT_ASIDE:
+            with self._lock:
+                self.set_aside[outcome.job.config_hash] = outcome
+            self._run.progress.note(
+                f"the other cycles of {outcome.job.experiment.name} would fail in the same way and are not run"
+            )
+        elif response is Response.STOP:
+            self._run.progress.note("every other job would fail in the same way and is not run")
+            self.hopeless = True
+            self._run.stop.drain = True
+
+    def _set_gpus_aside(self, place: Place, why: str) -> bool:
+        if self._slots is not None:
+            for uuid in place.gpu_uuids:
+                self._slots.set_aside(uuid, why)
+                self._run.progress.note(f"{uuid} is set aside until the next run: {why}")
+        return False
+
+    def _leave_alone(self, place: Place, error: LaunchFailed) -> None:
+        """What cannot be ended still holds its GPUs; without GPUs nothing may start beside it."""
+        if place.lease is None:
+            self._fail(error)
+        else:
+            self._set_gpus_aside(place, str(error))
+            place.lease.leave()  # the next runner has to know what still runs there
+
+    def _end_orphans(self, lease: Lease) -> None:
+        """End what dead runners left on these GPUs, also those of other studies.
+
+        Raises:
+            LaunchFailed: it cannot be ended; the GPUs are not ours to use.
+        """
+        for record in lease.left_by:
+            if record.attempt is None:
+                continue
+            for _, orphan in self._launchers(record.launcher).find(record.attempt):
+                end(orphan)
+                self._run.progress.note(f"ended a job that the killed runner of study {record.study} had left")
+
+    def _give_back(self, unit: Unit) -> None:
+        with self._lock:
+            self._returned.append(unit)
+
+    def _fail(self, problem: JobError | OSError) -> None:
+        """End the study for a reason: running jobs finish, nothing starts."""
+        with self._lock:
+            self.problem = self.problem or problem
+        self._run.stop.drain = True
+
+    def _placeable(self, unit: Unit) -> Unit:
+        """A block whose GPUs are not here any more goes on elsewhere, as another block."""
+        if unit.only is None or (self._slots is not None and set(unit.only) <= set(self._slots.usable)):
+            return unit
+        self._run.progress.note(
+            f"cycle {unit.cycle}: its earlier results are from {', '.join(unit.only)}, which cannot be used now; the "
+            "rest is measured on other GPUs, as another block"
+        )
+        return replace(unit, only=None)
+
+    def _say_why_nothing_runs(self, pending: Sequence[Unit], active: set[Future[None]]) -> None:
+        if not active:
+            self._run.progress.waiting("waiting for GPUs that other runners have leased" if pending else None)
+
+
+def _no_gpus_left(unit: Unit, n_usable: int) -> GpuUnusable:
+    return GpuUnusable(
+        f"{unit.jobs[0].label} needs {unit.n_gpus} GPUs, and {n_usable} are left that work.",
+        "Repair the GPUs that were set aside, and run again.",
+    )
+
+
+def _pause(seconds: float, stop_asked: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + seconds
+    while not stop_asked() and (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, _LOOK_EVERY_S))
