@@ -147,6 +147,7 @@ class _Powered:
         self.reset_caches = inner.reset_caches
         self.peak_memory_mb = inner.peak_memory_mb
         self.padding_fraction = inner.padding_fraction
+        self.delivered = inner.delivered
 
     def load(self, config: ExperimentConfig, context: JobContext, /) -> LoadedModel:
         loaded = self._inner.load(config, context)
