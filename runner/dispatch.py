@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from images.contract.job import ExitCode, GpuUnusable, JobError
@@ -81,7 +81,7 @@ class Dispatcher:
         self._adaptive = adaptive
         pending = list(units)
         active: set[Future[None]] = set()
-        with ThreadPoolExecutor(self.at_once, thread_name_prefix="slot") as pool:
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="slot") as pool, self._draining_after_a_bug():
             while pending or active:
                 pending = [] if self._run.stop.drain else self._start(pending, active, pool)
                 self._say_why_nothing_runs(pending, active)
@@ -94,6 +94,16 @@ class Dispatcher:
                 with self._lock:
                     pending += self._returned
                     self._returned = []
+
+    @contextmanager
+    def _draining_after_a_bug(self) -> Iterator[None]:
+        """The pool waits for its threads, which would otherwise go on with their blocks."""
+        came_through = False
+        try:
+            yield
+            came_through = True
+        finally:
+            self._run.stop.drain = self._run.stop.drain or not came_through
 
     def _start(self, pending: list[Unit], active: set[Future[None]], pool: ThreadPoolExecutor) -> list[Unit]:
         """Start what has a place, first come first served; returns what has none yet."""
@@ -222,6 +232,10 @@ class Dispatcher:
         Raises:
             LaunchFailed: it cannot be ended; the GPUs are not ours to use.
         """
+        for died in sorted({(record.pid, record.study) for record in lease.left_by}, key=str):
+            self._run.progress.note(
+                f"{', '.join(lease.uuids)}: was leased by a runner that died (pid {died[0]}, study {died[1]})"
+            )
         for record in lease.left_by:
             if record.attempt is None:
                 continue

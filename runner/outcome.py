@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,13 +96,17 @@ def publish_failure(failure: JobFailure, attempt: Attempt, layout: Layout) -> Pa
 
 
 def publish_result(attempt: Attempt, directory: Path, layout: Layout) -> Path:
-    """With those who ran beside it, whom only the runner saw, written into it first."""
+    """With those who ran beside it, whom only the runner saw, written into it first.
+
+    A result that cannot be read is published as it is: ingest will say what is wrong with it.
+    """
     neighbours = attempt.load_neighbours()
-    if neighbours is not None:
-        file = directory / files.RESULT_FILE
-        document = files.read_json(file)
-        document["scheduling"] = {**(document.get("scheduling") or {}), "neighbours": neighbours}
-        files.write_atomic(file, json.dumps(document, indent=1, ensure_ascii=False))
+    file = directory / files.RESULT_FILE
+    if neighbours is not None and file.exists():
+        with suppress(files.UnreadableResult):
+            document = files.read_json(file)
+            document["scheduling"] = {**(document.get("scheduling") or {}), "neighbours": neighbours}
+            files.write_atomic(file, json.dumps(document, indent=1, ensure_ascii=False), synced=True)
     return layout.publish(directory)
 
 

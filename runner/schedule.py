@@ -81,6 +81,7 @@ def run_study(
     """
     check_power_limits(host.gpu_uuids, study.launcher.power_limit_w)
     layout.prepare()
+    before = layout.runner(study.name)
     with layout.lock(study.name) as held:
         if not held:
             holder = layout.runner(study.name)
@@ -90,6 +91,8 @@ def run_study(
                 "Wait for it, follow it with `runner status`, end it with `runner stop`, or use another name.",
             )
         record = claim(layout.output, study, extend)
+        if before is not None:
+            progress.note(f"an earlier runner (pid {before.pid}) was killed; what it left is cleared up")
         recover(layout, host.launchers, study.name, host.launcher.name, progress.note)
         forget_dead(host.leases, lambda record: _is_cleared(record, layout))
         before_jobs()

@@ -169,12 +169,21 @@ def publish(folder: Path, output_dir: Path, name: str) -> Path:
     raise AssertionError("unreachable: candidates never end")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace one file so that a reader sees the old text or the new one, never a part."""
+def write_atomic(path: Path, text: str, *, synced: bool = False) -> None:
+    """Replace one file so that a reader sees the old text or the new one, never a part.
+
+    Args:
+        synced: also after the host has lost power.
+    """
     scratch = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        if synced:
+            _write_synced(scratch, text.encode())
+        else:
+            scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
+        if synced:
+            _sync(path.parent)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise

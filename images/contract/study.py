@@ -54,4 +54,4 @@ class StudyRecord(Record):
         Raises:
             OSError: cannot be written; the old one stays.
         """
-        files.write_atomic(output / STUDY_FILE, self.model_dump_json(indent=1))
+        files.write_atomic(output / STUDY_FILE, self.model_dump_json(indent=1), synced=True)

@@ -76,13 +76,14 @@ def lease_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def process_started(pid: int) -> int | None:
     """Clock ticks from the host's start to the process's, which tell a pid that was given out again.
 
-    None if there is no such process.
+    None if there is no such process, or it has ended and only its parent has not asked how.
     """
     try:
-        # The name in brackets may hold anything. This is field 22, and the first one after the name is the third.
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+        # The name in brackets may hold anything. Its state is field 3, the start field 22.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 class LeaseFolder:

@@ -108,15 +108,20 @@ class LocalLauncher:
         }
         arguments = [ARG_CONFIG, attempt.config, ARG_CONTEXT, attempt.context, ARG_OUTPUT, attempt.folder]
         with attempt.log.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"images.{config.backend}", *map(str, arguments)],
-                cwd=attempt.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", f"images.{config.backend}", *map(str, arguments)],
+                    cwd=attempt.folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise LaunchFailed(
+                    f"no process can be started ({error.strerror}).", "Look at the host's memory and process limits."
+                ) from None
         return LocalJob(process.pid, attempt, process)
 
     def find(self, below: Path) -> list[tuple[Attempt, Running]]:

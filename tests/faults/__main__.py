@@ -17,12 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from images.contract.files import parse_directory_name
 from runner.launchers.docker import LABEL_STUDY
-from tests.docker_engine import build_image, engine_problem
+from tests.docker_engine import ROOT, build_image, engine_problem
 from tests.faults.aftermath import Aftermath, problems_of
 from tests.gpu_node.fixtures import hook_problem
 from tests.gpu_node.node import HOST_FOLDER, Node
@@ -63,7 +64,7 @@ def main() -> int:
         with_job = [number < options.kills // 2 for number in range(options.kills)]
         random_.shuffle(with_job)
         killed = [scene.interrupt(random_, also_a_job) for also_a_job in with_job]
-        code = scene.finish()
+        code = scene.finish(random_, options.engine_restarts)
         aftermath = problems_of(scene.output, scene.name, EXPERIMENTS, CYCLES, Path(folder) / "leases")
     _report(killed, aftermath, code, time.monotonic() - began_s)
     return 0 if code == 0 and not aftermath.problems else 1
@@ -101,13 +102,17 @@ class Scene:
         runner.wait()
         return alive, job_killed, self._n_results()
 
-    def finish(self) -> int:
-        """Let the study come to its end; its exit code."""
+    def finish(self, random_: random.Random, engine_restarts: int) -> int:
+        """Let the study come to its end, over restarts of the engine if told so; the runner's exit code."""
         runner = self._start()
+        for _ in range(engine_restarts):
+            time.sleep(random_.uniform(*_MOMENTS_S))
+            if runner.poll() is None:
+                restart_engine()
         try:
             return runner.wait(timeout=300)
         except subprocess.TimeoutExpired:
-            runner.send_signal(signal.SIGTERM)
+            runner.kill()
             runner.wait()
             return 124
         finally:
@@ -149,6 +154,20 @@ class Scene:
         return sum(name is not None and not name.failed for name in names)
 
 
+def restart_engine() -> None:
+    """As an upgrade does: the engine ends its containers and itself, and comes back."""
+    pid = int(Path("/var/run/docker.pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    while _lives(pid):
+        time.sleep(0.1)
+    subprocess.run([str(ROOT / ".ci" / "engine")], check=True, capture_output=True)
+
+
+def _lives(pid: int) -> bool:
+    """A zombie does not."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 def _output(*command: str) -> str:
     """Empty where the command fails: what it was about may have ended meanwhile."""
     return subprocess.run(command, capture_output=True, text=True).stdout
@@ -158,6 +177,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--engine-restarts", type=int, default=0, help="of the engine that .ci/engine has started")
     parser.add_argument("--launcher", choices=["docker", "local"], default="docker")
     return parser.parse_args()
 

@@ -206,6 +206,7 @@ def test_the_job_of_a_dead_runner_is_ended_before_its_gpu_is_used_by_another_stu
     ran = run(machine, written(tmp_path, "b"), tmp_path / "out", visible="0")
 
     assert ran.code == 0, ran.stderr
+    assert f"was leased by a runner that died (pid {dead.pid}, study x)" in ran.stderr
     assert "ended a job that the killed runner of study x had left" in ran.stderr
     assert orphan not in processes_in(tmp_path / "x" / "out")
     (result,) = results(tmp_path / "out")
