@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from images.contract.job import ExitCode, GpuUnusable, JobError
 from images.contract.scheduling import AdaptiveCycles
-from runner.execute import JobNotRemoved, Place, Run, run_job
+from runner.execute import JobNotEnded, Place, Run, run_job
 from runner.gpu.settle import check_power_limits, settle
 from runner.gpu.slots import Lease, Slots
 from runner.launchers import Launcher, LaunchFailed
@@ -48,7 +48,7 @@ class Dispatcher:
 
     Attributes:
         outcomes: each job's last try.
-        problem: what ended the study.
+        problem: what ended the study, or keeps it from being complete.
         set_aside: configurations that fail in every cycle, by hash.
         hopeless: no job can be started at all.
     """
@@ -67,6 +67,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._breaker = Breaker(run.study.retries.stop_after)
         self._returned: list[Unit] = []
+        self._said_why = False
         self.outcomes: list[Outcome] = []
         self.problem: JobError | OSError | None = None
         self.set_aside: dict[str, Outcome] = {}
@@ -116,7 +117,7 @@ class Dispatcher:
                 waiting.append(unit)
                 continue
             if self._slots is not None and unit.n_gpus > len(self._slots.usable):
-                self._fail(_no_gpus_left(unit, len(self._slots.usable)))
+                self._report(_no_gpus_left(unit, len(self._slots.usable)))
                 continue
             lease = None if self._slots is None else self._slots.lease(unit.n_gpus, only=unit.only)
             if self._slots is not None and lease is None:
@@ -128,20 +129,27 @@ class Dispatcher:
         return waiting
 
     def _work(self, unit: Unit, place: Place) -> None:
+        """Run a unit's jobs; what has to run on other GPUs is given back."""
         with place.lease or nullcontext():
+            left = unit.jobs
             try:
                 if place.lease is not None:
                     self._end_orphans(place.lease)
-                for at, job in enumerate(unit.jobs):
-                    if self._run.stop.drain:
-                        return
+                while left and not self._run.stop.drain:
+                    job, *rest = left
                     if job.config_hash not in self.set_aside and not self._settled(job, place):
-                        self._give_back(replace(unit, jobs=unit.jobs[at:], only=None))
-                        return
+                        break
+                    left = tuple(rest)
+            except JobNotEnded as error:
+                # It may still leave a result, so it is not run again before a later runner has ended it.
+                left = left[1:]
+                self._leave_alone(place, error)
             except LaunchFailed as error:
                 self._leave_alone(place, error)
             except (JobError, OSError) as error:
                 self._fail(error)
+            if left:
+                self._give_back(replace(unit, jobs=left, only=None))
 
     def _settled(self, job: Job, place: Place) -> bool:
         """Try a job until it is done or given up; False if it has to be tried on other GPUs."""
@@ -182,12 +190,13 @@ class Dispatcher:
     def _tried(self, job: Job, place: Place, number: int) -> Outcome:
         """
         Raises:
-            LaunchFailed: the job cannot be ended or removed; its outcome is noted if there is one.
+            JobNotEnded: also one that could not be removed; its outcome is noted if there is one.
         """
         try:
             return run_job(job, place, number, self._adaptive, self._run)
-        except JobNotRemoved as error:
-            self._ended(error.outcome, None)
+        except JobNotEnded as error:
+            if error.outcome is not None:
+                self._ended(error.outcome, None)
             raise
 
     def _ended(self, outcome: Outcome, again_s: float | None) -> None:
@@ -223,6 +232,7 @@ class Dispatcher:
         if place.lease is None:
             self._fail(error)
         else:
+            self._report(error)
             self._set_gpus_aside(place, str(error))
             place.lease.leave()  # the next runner has to know what still runs there
 
@@ -249,9 +259,13 @@ class Dispatcher:
 
     def _fail(self, problem: JobError | OSError) -> None:
         """End the study for a reason: running jobs finish, nothing starts."""
+        self._report(problem)
+        self._run.stop.drain = True
+
+    def _report(self, problem: JobError | OSError) -> None:
+        """Something that keeps the study from being complete; the rest goes on."""
         with self._lock:
             self.problem = self.problem or problem
-        self._run.stop.drain = True
 
     def _placeable(self, unit: Unit) -> Unit:
         """A block whose GPUs are not here any more goes on elsewhere, as another block."""
@@ -266,6 +280,10 @@ class Dispatcher:
     def _say_why_nothing_runs(self, pending: Sequence[Unit], active: set[Future[None]]) -> None:
         if not active:
             self._run.progress.waiting("waiting for GPUs that other runners have leased" if pending else None)
+            self._said_why = bool(pending)
+        elif self._said_why:
+            self._run.progress.waiting(None)
+            self._said_why = False
 
 
 def _no_gpus_left(unit: Unit, n_usable: int) -> GpuUnusable:

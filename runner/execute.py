@@ -69,7 +69,7 @@ def run_job(job: Job, place: Place, number: int, adaptive: AdaptiveCycles | None
         adaptive: the rule that asked for this cycle.
 
     Raises:
-        LaunchFailed: the job cannot be ended or removed; nothing may start in its place.
+        JobNotEnded: nothing may start in its place.
         OutputFull: there is hardly room for a result; nothing was started.
         OSError: the output cannot be written; what was measured stays in its attempt folder for the next run.
     """
@@ -106,23 +106,27 @@ def _run_attempt(job: Job, context: JobContext, attempt: Attempt, slot: Slot, ru
         outcome = conclude(job, context, attempt, ended, run.layout, given_up)
         for folder in run.layout.publish_raw(attempt):
             run.progress.note(f"what single processes measured is kept in {folder}")
-    except LaunchFailed:
-        raise  # it may still run: nothing may be taken from it, and nothing may start beside it
+    except LaunchFailed as error:
+        raise JobNotEnded(None, error) from None  # nothing may be taken from it
     except BaseException:
         _abandon(running)
         raise
     try:
         running.remove()
     except LaunchFailed as error:
-        raise JobNotRemoved(outcome, error) from None
+        raise JobNotEnded(outcome, error) from None
     attempt.remove()
     return outcome
 
 
-class JobNotRemoved(LaunchFailed):
-    """The job's outcome is published, but what remains of it could not be removed."""
+class JobNotEnded(LaunchFailed):
+    """The job, or what remains of it, could not be ended or removed.
 
-    def __init__(self, outcome: Outcome, error: LaunchFailed) -> None:
+    Attributes:
+        outcome: it is published; None of a job that may still run.
+    """
+
+    def __init__(self, outcome: Outcome | None, error: LaunchFailed) -> None:
         super().__init__(error.message, error.advice)
         self.outcome = outcome
 

@@ -56,12 +56,19 @@ def plan_units(
         units.sort(key=lambda unit: unit.n_gpus, reverse=True)  # stable
     else:
         units = [
-            Unit(jobs, n_gpus, (gpu_sets or {}).get((jobs[0].cycle, n_gpus)))
+            Unit(jobs, n_gpus, _gpu_set(jobs, n_gpus, gpu_sets or {}))
             for n_gpus, experiments in groups
             for jobs in _blocks(study, experiments, n_gpus, cycles)
         ]
     left = (Unit(tuple(job for job in unit.jobs if _cell(job) not in done), unit.n_gpus, unit.only) for unit in units)
     return [unit for unit in left if unit.jobs]
+
+
+def _gpu_set(
+    jobs: Sequence[Job], n_gpus: int, begun: Mapping[tuple[int, int], tuple[str, ...]]
+) -> tuple[str, ...] | None:
+    """Where any of the cycles was begun; in sequential order a unit has several."""
+    return next((begun[job.cycle, n_gpus] for job in jobs if (job.cycle, n_gpus) in begun), None)
 
 
 def block_name(cycle: int, gpu_uuids: Iterable[str]) -> str:

@@ -13,9 +13,9 @@ from runner.studies.study import Experiment, Study
 
 def experiment(name: str, gpus: int = 1, **settings: Any) -> Experiment:
     """A stub experiment; its name makes its configuration another one."""
-    config = ExperimentConfig.model_validate(
-        {"backend": "stub", "gpus_per_process": gpus, "stub": {"extra": {"name": name}}, **settings}
-    )
+    quick = {"baseline": {"enabled": False}, "warmup": {"enabled": False}}
+    document = {"backend": "stub", "gpus_per_process": gpus, "measurement": quick, "stub": {"extra": {"name": name}}}
+    config = ExperimentConfig.model_validate(document | settings)
     return Experiment(name, config, config.measurement_config_hash())
 
 
