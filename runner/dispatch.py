@@ -13,7 +13,7 @@ from dataclasses import replace
 from images.contract.job import ExitCode, GpuUnusable, JobError
 from images.contract.scheduling import AdaptiveCycles
 from runner.execute import JobNotEnded, Place, Run, run_job
-from runner.gpu.settle import check_power_limits, settle
+from runner.gpu.settle import Settler, check_power_limits
 from runner.gpu.slots import Lease, Slots
 from runner.launchers import Launcher, LaunchFailed
 from runner.outcome import Outcome
@@ -65,6 +65,7 @@ class Dispatcher:
         self._failed_before = failed_before
         self._adaptive: AdaptiveCycles | None = None
         self._lock = threading.Lock()
+        self._settler = Settler(run.study.cool_down)
         self._breaker = Breaker(run.study.retries.stop_after)
         self._returned: list[Unit] = []
         self._said_why = False
@@ -184,7 +185,7 @@ class Dispatcher:
         """
         study, progress = self._run.study, self._run.progress
         check_power_limits(place.gpu_uuids, study.launcher.power_limit_w)
-        for problem in settle(place.gpu_uuids, study.cool_down, self._run.stop, progress.waiting):
+        for problem in self._settler.settle(place.gpu_uuids, self._run.stop, progress.waiting):
             progress.note(f"measured all the same: {problem}")
 
     def _tried(self, job: Job, place: Place, number: int) -> Outcome:

@@ -12,6 +12,7 @@ from runner.studies.settings import CoolDown
 
 IDLE_MEMORY_MB = 1024.0
 """The driver itself holds several hundred MB."""
+_USUAL = 1.1
 _LOOK_EVERY_S = 1.0
 
 
@@ -31,41 +32,52 @@ def check_power_limits(uuids: Sequence[str], expected_w: float | None) -> None:
             )
 
 
-def settle(uuids: Sequence[str], rules: CoolDown, stop: Stop, waiting: Callable[[str | None], None]) -> list[str]:
-    """Wait until the GPUs are as they should be, or the rules' time is over.
+class Settler:
+    """Waits before jobs, by one study's rules. Threads may share it: each has GPUs of its own."""
 
-    Args:
-        waiting: told what is waited for, and None at the end.
+    def __init__(self, rules: CoolDown) -> None:
+        self._rules = rules
+        self._usual_mb: dict[str, float] = {}
 
-    Returns:
-        What is still not as it should be, in words; it is measured all the same, and the result says so.
+    def settle(self, uuids: Sequence[str], stop: Stop, waiting: Callable[[str | None], None]) -> list[str]:
+        """Wait until the GPUs are as they should be, or the rules' time is over.
 
-    Raises:
-        GpuUnusable: a GPU is lost.
-    """
-    began_s = time.monotonic()
-    while uuids:
-        states = read_gpus(uuids)
-        problems, patience_s = _problems(states, rules)
-        over = time.monotonic() - began_s >= patience_s
-        if not problems or over or stop.drain:
-            waiting(None)
-            return problems
-        waiting(f"waiting: {problems[0]}")
-        time.sleep(_LOOK_EVERY_S)
-    return []
+        Memory that stays in use, as a desktop's does, is waited for once.
 
+        Args:
+            waiting: told what is waited for, and None at the end.
 
-def _problems(states: Sequence[GpuState], rules: CoolDown) -> tuple[list[str], float]:
-    """What is wrong, and how long to wait for that."""
-    busy, hot = [], []
-    for gpu in states:
-        if gpu.processes:
-            busy.append(gpu.processes[0])
-        elif gpu.memory_used_mb is not None and gpu.memory_used_mb > IDLE_MEMORY_MB:
-            busy.append(f"{gpu.memory_used_mb:.0f} MB are in use on {gpu.uuid}")
-        limit = rules.max_temperature_c
-        if limit is not None and gpu.temperature_c is not None and gpu.temperature_c > limit:
-            hot.append(f"{gpu.uuid} has {gpu.temperature_c:.0f} degrees C, above {limit:g}")
-    patience_s = max(rules.busy_timeout_s if busy else 0.0, rules.temperature_timeout_s if hot else 0.0)
-    return [*busy, *hot], patience_s
+        Returns:
+            What is still not as it should be, in words; it is measured all the same, and the result says so.
+
+        Raises:
+            GpuUnusable: a GPU is lost.
+        """
+        began_s = time.monotonic()
+        while uuids:
+            states = read_gpus(uuids)
+            problems, patience_s = self._problems(states)
+            over = time.monotonic() - began_s >= patience_s
+            if not problems or over or stop.drain:
+                waiting(None)
+                if problems:
+                    self._usual_mb |= {gpu.uuid: gpu.memory_used_mb or 0.0 for gpu in states}
+                return problems
+            waiting(f"waiting: {problems[0]}")
+            time.sleep(_LOOK_EVERY_S)
+        return []
+
+    def _problems(self, states: Sequence[GpuState]) -> tuple[list[str], float]:
+        """What is wrong, and how long to wait for that."""
+        busy, hot = [], []
+        limit_c = self._rules.max_temperature_c
+        for gpu in states:
+            usual_mb = max(IDLE_MEMORY_MB, self._usual_mb.get(gpu.uuid, 0.0) * _USUAL)
+            if gpu.processes:
+                busy.append(gpu.processes[0])
+            elif gpu.memory_used_mb is not None and gpu.memory_used_mb > usual_mb:
+                busy.append(f"{gpu.memory_used_mb:.0f} MB are in use on {gpu.uuid}")
+            if limit_c is not None and gpu.temperature_c is not None and gpu.temperature_c > limit_c:
+                hot.append(f"{gpu.uuid} has {gpu.temperature_c:.0f} degrees C, above {limit_c:g}")
+        patience_s = max(self._rules.busy_timeout_s if busy else 0.0, self._rules.temperature_timeout_s if hot else 0.0)
+        return [*busy, *hot], patience_s

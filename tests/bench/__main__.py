@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.energy import energy_figures
-from tests.bench.fan_out import fan_out_figures
+from tests.bench.fan_out import adaptive_figures, fan_out_figures
 from tests.bench.figures import Figure
 from tests.bench.jobs import job_figures
 from tests.bench.ranks import rank_figures
@@ -24,6 +24,7 @@ PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
     "energy": ("energy against the true joules of simulated GPUs, virtual time", energy_figures),
     "sampling": ("what sampling costs", sampling_figures),
     "fanout": ("what fanning out costs, and planning (medians of 3)", fan_out_figures),
+    "adaptive": ("adaptive cycles, simulated", adaptive_figures),
     "ranks": ("energy of whole jobs on simulated GPUs, real time", rank_figures),
 }
 

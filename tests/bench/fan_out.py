@@ -17,6 +17,7 @@ import yaml
 from images.contract import files
 from images.contract.job import JobContext
 from runner.launchers.docker import image_name
+from runner.studies.settings import Adaptive
 from runner.studies.study import Study
 from runner.studies.study_file import load_study
 from tests.bench.figures import Figure
@@ -24,10 +25,12 @@ from tests.docker_engine import ROOT, build_image, engine_problem
 from tests.gpu_node.fixtures import hook_problem
 from tests.gpu_node.node import HOST_FOLDER, Node
 from tests.runner.command import results, runner
+from tests.runner.studies.drawn import simulate
 
 GPUS, EXPERIMENTS, CYCLES, JOB_S = 8, 4, 8, 20.0
 REPEATS = 3
 JOBS_OF_A_LARGE_STUDY = 10_000
+N_STUDIES = 2000
 
 
 def fan_out_figures(scratch: Path) -> Iterator[Figure]:
@@ -50,6 +53,17 @@ def fan_out_figures(scratch: Path) -> Iterator[Figure]:
         yield Figure(f"{what}: joulehouse", "s", ours)
         ratios = [mine / its for mine, its in zip(ours, plain, strict=True)]
         yield Figure(f"{what}: joulehouse over the pool", "x", ratios, 1.10)
+
+
+def adaptive_figures(_scratch: Path) -> Iterator[Figure]:
+    """Stein's two stages: what the intervals cover, and whether all experiments of a study have as many blocks."""
+    for cv in (0.01, 0.02, 0.03):
+        found = simulate(Adaptive(min=5, max=60, half_width=0.02), cv, N_STUDIES)
+        what = f"{N_STUDIES:,} adaptive studies at CV {cv:.0%}, 2 % wanted"
+        yield Figure(f"{what}: |coverage - 95|", "points", [abs(found.coverage * 100 - 95)], 2.0)
+        yield Figure(f"{what}: coverage", "%", [found.coverage * 100])
+        yield Figure(f"{what}: studies with unequal blocks", "", [found.n_unequal], 0.0)
+        yield Figure(f"{what}: mean number of blocks", "", [found.mean_n])
 
 
 def planning_figures(scratch: Path) -> Iterator[Figure]:

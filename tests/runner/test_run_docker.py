@@ -184,7 +184,7 @@ def test_a_gpu_that_docker_cannot_give_leaves_no_container(tmp_path: Path, stub_
     arguments = [*STUB, "--output", str(tmp_path), "--study", study, "--retries", "0", "--cycles", "1"]
     code = (
         "import runner.cli as c, runner.host as h; h.allocated_gpus = lambda: ['GPU-none']; "
-        "import runner.dispatch as d; d.settle = lambda *rest: []; "
+        "import runner.dispatch as d; d.Settler.settle = lambda *rest: []; "
         f"import sys; sys.argv = ['runner', *{arguments!r}]; c.main()"
     )
     done = subprocess.run([RUNNER[0], "-c", code], capture_output=True, text=True, timeout=60)

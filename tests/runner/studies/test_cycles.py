@@ -3,76 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from runner.studies.adaptive import interval, second_stage
+from runner.studies.adaptive import second_stage
 from runner.studies.cycles import CycleGoal
-from runner.studies.plan import Cell
-from runner.studies.scan import Published
 from runner.studies.settings import Adaptive
 from runner.studies.study import Experiment, Study
 from tests.runner.sample_studies import experiment
+from tests.runner.studies.drawn import Drawn, run, simulate
 
-STUDIES = 2000
 RULE = Adaptive(min=5, max=60, half_width=0.02)
-
-
-class Drawn(Published):
-    """Results whose values are drawn instead of measured, as they are asked for."""
-
-    def __init__(self, draw: np.random.Generator, cv: float, lost: Sequence[Cell] = ()) -> None:
-        super().__init__()
-        self._draw, self._cv, self._lost = draw, cv, set(lost)
-        self._values: dict[Cell, float] = {}
-
-    def measure(self, experiments: Sequence[Experiment], cycles: Sequence[int]) -> None:
-        for one in experiments:
-            for cycle in cycles:
-                cell = (one.config_hash, cycle)
-                if cell not in self._values and cell not in self._lost:
-                    self.results[cell] = Path()
-                    self._values[cell] = 3.0 * (1.0 + self._cv * float(self._draw.standard_normal()))
-
-    def value(self, experiment: Experiment, cycle: int, metric: str) -> float | None:
-        return self._values.get((experiment.config_hash, cycle))
-
-
-def run(study: Study, published: Drawn, goal: CycleGoal | None = None) -> CycleGoal:
-    """As the scheduler does, without jobs."""
-    goal = goal or CycleGoal(study)
-    tried: set[int] = set()
-    wanted = goal.wanted(published)
-    while new := [cycle for cycle in wanted if cycle not in tried]:
-        published.measure(study.experiments, new)
-        tried.update(new)
-        goal.look(published, tried, ())
-        wanted = goal.wanted(published, tried)
-    return goal
 
 
 @pytest.mark.parametrize("cv", [0.01, 0.02, 0.03])
 def test_steins_interval_covers_95_percent_and_all_experiments_have_as_many_blocks(cv: float) -> None:
-    study = Study("s", (experiment("a"), experiment("b"), experiment("c")), RULE)
-    covered = []
-    for seed in range(STUDIES):
-        published = Drawn(np.random.default_rng([seed, int(cv * 1000)]), cv)
-        found = run(study, published).adaptive
-        assert found is not None
-        assert found.n is not None
-        assert found.outcome in ("reached", "not_reached")
-        per_experiment = [
-            [published.value(one, cycle, RULE.metric) for cycle in range(1, RULE.max + 1)] for one in study.experiments
-        ]
-        for estimate, maybe in zip(found.pilot, per_experiment, strict=True):
-            values = [value for value in maybe if value is not None]
-            assert len(values) == found.n
-            lower, upper = interval(estimate, values, RULE.min)
-            covered.append(lower <= 3.0 <= upper)
-    assert 0.93 <= np.mean(covered) <= 0.97
+    found = simulate(RULE, cv, n_studies=2000)
+    assert found.n_unequal == 0
+    assert 0.93 <= found.coverage <= 0.97
 
 
 def test_n_is_the_largest_that_an_experiment_needs_by_the_formula() -> None:
