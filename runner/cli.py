@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,15 +16,19 @@ from rich.console import Console
 
 from images.contract.config import BACKENDS
 from images.contract.job import ExitCode, JobError
+from runner.execute import require_room
+from runner.gpu.leases import lease_folder
+from runner.gpu.settle import check_power_limits
+from runner.gpu.slots import forget_dead
 from runner.host import Launchers, open_host, study_gpus
 from runner.hub.models import prefetch
-from runner.interrupt import ending_signals
+from runner.interrupt import END, FINISH, ending_signals
 from runner.launchers import Identity, checkout_revision
 from runner.layout import Layout, slug
 from runner.options import RESULTS, Asked, asked_study, output_named, output_of, study_options
 from runner.recovery import clear
-from runner.schedule import Summary, run_study
-from runner.studies.record import known
+from runner.schedule import Summary, is_cleared, run_study
+from runner.studies.record import check, known
 from runner.studies.settings import LauncherName
 from runner.studies.study import Study
 from runner.studies.study_document import study_schema
@@ -33,8 +38,8 @@ from runner.view import status as overview
 from runner.view.preview import describe_plan
 from runner.view.progress import Progress, StandardError
 
-_STOP_AGAIN_S = 0.5
 _LOOK_EVERY_S = 0.2
+_PATIENCE_S = 3.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,6 +70,9 @@ def run(extend: bool, dry_run: bool, **options: Any) -> None:
     progress.note(f"study {study.name}, launcher {host.launcher.name}, on {where or 'the CPU'}")
     _compare_revisions(host.identities.values(), progress)
     if dry_run:
+        check(layout, study, extend, on_gpus=bool(host.gpu_uuids))
+        check_power_limits(host.gpu_uuids, study.launcher.power_limit_w)
+        require_room(layout)
         for line in describe_plan(study, len(host.gpu_uuids), layout.output):
             click.echo(line)
         return
@@ -86,7 +94,8 @@ def run(extend: bool, dry_run: bool, **options: Any) -> None:
             )
         finally:
             progress.stop()
-    click.echo(_describe(summary, study, layout.output))
+    with suppress(OSError):  # a terminal that is gone changes nothing about what was measured
+        click.echo(_describe(summary, study, layout.output))
     if summary.problem is not None:
         raise summary.problem
     sys.exit(next((outcome.exit_code for outcome in summary.outcomes if outcome.exit_code), 0))
@@ -131,17 +140,16 @@ def stop(where: Path, now: bool, name: str | None) -> None:
     if runner is not None and not runner.is_here:
         raise click.UsageError(f"the runner (pid {runner.pid}) is on {runner.host}; stop it there")
     if runner is not None and runner.alive:
-        runner.ask_to_end()
-        if now:
-            time.sleep(_STOP_AGAIN_S)
-            runner.ask_to_end()
+        runner.send(END if now else FINISH)
         click.echo(f"runner (pid {runner.pid}) asked to {'end its jobs' if now else 'finish what runs'}; waiting")
         while runner.alive:
             time.sleep(_LOOK_EVERY_S)
         return
-    with layout.lock(name) as held:
-        if held:
-            clear(slug(name), layout, Launchers(), lambda text: click.echo(text))
+    with layout.lock(name, patience_s=_PATIENCE_S) as held:
+        if not held:
+            raise click.UsageError(f"a runner has just begun to work on study '{name}'; stop it again")
+        clear(slug(name), layout, Launchers(), click.echo)
+        forget_dead(lease_folder(), lambda record: is_cleared(record, layout))
     click.echo(f"no runner works on study '{name}'; nothing of it runs")
 
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 
 from images.contract.job import ExitCode, GpuUnusable, JobError
 from images.contract.scheduling import AdaptiveCycles
-from runner.execute import JobNotEnded, Place, Run, run_job
-from runner.gpu.settle import Settler, check_power_limits
+from runner.execute import JobNotEnded, Place, Run, Trial, run_job
+from runner.gpu.leases import LeaseFolderUnusable
+from runner.gpu.settle import Settler, check_power_limits, is_busy
 from runner.gpu.slots import Lease, Slots
 from runner.launchers import Launcher, LaunchFailed
-from runner.outcome import Outcome
+from runner.outcome import Outcome, keep_failure
 from runner.recovery import end
 from runner.retry import Breaker, Response, is_kill, pause_s, respond
 from runner.studies.plan import Cell, Unit
@@ -62,7 +63,11 @@ class Dispatcher:
         failed_before: Counter[Cell],
     ) -> None:
         self._run, self._slots, self.at_once, self._launchers = run, slots, at_once, launchers
-        self._failed_before = failed_before
+        self._tries = Counter(failed_before)
+        self._done_in_block: Counter[tuple[int, int]] = Counter()
+        self._unusable: dict[str, tuple[str, ...]] = {}
+        self._leased: set[str] = set()
+        self._refused_since_s: dict[tuple[str, ...], float] = {}
         self._adaptive: AdaptiveCycles | None = None
         self._lock = threading.Lock()
         self._settler = Settler(run.study.cool_down)
@@ -74,13 +79,16 @@ class Dispatcher:
         self.set_aside: dict[str, Outcome] = {}
         self.hopeless = False
 
-    def run_units(self, units: Sequence[Unit], adaptive: AdaptiveCycles | None = None) -> None:
+    def run_units(
+        self, units: Sequence[Unit], done_in_block: Counter[tuple[int, int]], adaptive: AdaptiveCycles | None = None
+    ) -> None:
         """Run all jobs of all units; ends early when asked to, and after what every further job would meet.
 
         Args:
+            done_in_block: results that there are already, by cycle and number of GPUs.
             adaptive: the rule that asked for these cycles.
         """
-        self._adaptive = adaptive
+        self._adaptive, self._done_in_block = adaptive, Counter(done_in_block)
         pending = list(units)
         active: set[Future[None]] = set()
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="slot") as pool, self._draining_after_a_bug():
@@ -120,18 +128,31 @@ class Dispatcher:
             if self._slots is not None and unit.n_gpus > len(self._slots.usable):
                 self._report(_no_gpus_left(unit, len(self._slots.usable)))
                 continue
-            lease = None if self._slots is None else self._slots.lease(unit.n_gpus, only=unit.only)
+            lease = None if self._slots is None else self._lease(self._slots, unit)
             if self._slots is not None and lease is None:
                 refused.add(kind)
                 waiting.append(unit)
                 continue
             place = Place() if lease is None else Place(lease.uuids, lease)
+            self._leased |= set(place.gpu_uuids)
             active.add(pool.submit(self._work, unit, place))
         return waiting
 
+    def _lease(self, slots: Slots, unit: Unit) -> Lease | None:
+        """GPUs that somebody else uses without a lease are left to them as long as the study has others."""
+        try:
+            if unit.only is not None:
+                return slots.lease(unit.n_gpus, only=unit.only)
+            busy = {uuid for uuid in slots.usable if uuid not in self._leased and is_busy(uuid)}
+            enough = len(slots.usable) - len(busy) >= unit.n_gpus
+            return slots.lease(unit.n_gpus, avoid=busy if enough else ())
+        except LeaseFolderUnusable as error:
+            self._run.progress.waiting(f"waiting: {error}")
+            return None
+
     def _work(self, unit: Unit, place: Place) -> None:
         """Run a unit's jobs; what has to run on other GPUs is given back."""
-        with place.lease or nullcontext():
+        with place.lease or nullcontext(), self._until_given_back(place):
             left = unit.jobs
             try:
                 if place.lease is not None:
@@ -152,49 +173,68 @@ class Dispatcher:
             if left:
                 self._give_back(replace(unit, jobs=left, only=None))
 
+    @contextmanager
+    def _until_given_back(self, place: Place) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._leased -= set(place.gpu_uuids)
+
     def _settled(self, job: Job, place: Place) -> bool:
         """Try a job until it is done or given up; False if it has to be tried on other GPUs."""
         retries, stop = self._run.study.retries, self._run.stop
         tries = kills = 0
         while not stop.drain:
             try:
-                self._prepare(place)
+                problems = self._prepare(place)
             except GpuUnusable as error:
                 return self._set_gpus_aside(place, str(error))
-            number = self._failed_before[job.config_hash, job.cycle] + tries + kills + 1
-            outcome = self._tried(job, place, number)
+            if stop.drain:
+                return True
+            outcome = self._tried(job, place, problems)
             if outcome.failure is None or (stop.now and is_kill(outcome)):
                 self._ended(outcome, None)
                 return True
             tries, kills = (tries, kills + 1) if is_kill(outcome) else (tries + 1, kills)
-            response = respond(outcome, retries, tries, kills)
-            again_s = pause_s(retries, max(tries, 1)) if response is Response.AGAIN else None
+            response = respond(outcome, retries, tries, kills, undisturbed=not problems)
+            again_s = pause_s(retries, tries + kills) if response is Response.AGAIN else None
+            if response is Response.GIVE_UP and outcome.directory is None:
+                outcome = keep_failure(outcome, self._run.layout)
             self._ended(outcome, again_s)
             if response is Response.SET_GPUS_ASIDE and place.lease is not None:
-                return self._set_gpus_aside(place, outcome.failure.message)
+                return self._blame(outcome, place)
             if response is not Response.AGAIN:
                 self._give_up(outcome, response)
                 return True
             _pause(again_s or 0.0, stop_asked=lambda: stop.drain)
         return True
 
-    def _prepare(self, place: Place) -> None:
-        """
+    def _prepare(self, place: Place) -> list[str]:
+        """Wait for the GPUs; what is still in the way stands in the result.
+
         Raises:
             GpuUnusable: a GPU is lost, or its power limit is not the study's.
         """
         study, progress = self._run.study, self._run.progress
         check_power_limits(place.gpu_uuids, study.launcher.power_limit_w)
-        for problem in self._settler.settle(place.gpu_uuids, self._run.stop, progress.waiting):
+        problems = self._settler.settle(place.gpu_uuids, self._run.stop, progress.waiting)
+        for problem in [] if self._run.stop.drain else problems:
             progress.note(f"measured all the same: {problem}")
+        return problems
 
-    def _tried(self, job: Job, place: Place, number: int) -> Outcome:
+    def _tried(self, job: Job, place: Place, problems: list[str]) -> Outcome:
         """
         Raises:
             JobNotEnded: also one that could not be removed; its outcome is noted if there is one.
         """
+        cell, block = (job.config_hash, job.cycle), (job.cycle, len(place.gpu_uuids))
+        self._tries[cell] += 1
+        placed = job if self._run.study.placement == "any" else replace(job, position=self._done_in_block[block] + 1)
+        trial = Trial(placed, place, self._tries[cell], problems, self._adaptive)
         try:
-            return run_job(job, place, number, self._adaptive, self._run)
+            outcome = run_job(trial, self._run)
+            self._done_in_block[block] += outcome.failure is None
+            return outcome
         except JobNotEnded as error:
             if error.outcome is not None:
                 self._ended(error.outcome, None)
@@ -220,6 +260,19 @@ class Dispatcher:
             self._run.progress.note("every other job would fail in the same way and is not run")
             self.hopeless = True
             self._run.stop.drain = True
+
+    def _blame(self, outcome: Outcome, place: Place) -> bool:
+        """The GPUs, which are set aside; or the experiment, if it could not use others either."""
+        config_hash = outcome.job.config_hash
+        if self._slots is None or config_hash not in self._unusable:
+            self._unusable[config_hash] = place.gpu_uuids
+            assert outcome.failure is not None
+            return self._set_gpus_aside(place, outcome.failure.message)
+        for uuid in self._unusable.pop(config_hash):
+            self._slots.forgive(uuid)
+            self._run.progress.note(f"{uuid} is used again: {outcome.job.label} fails on other GPUs, too")
+        self._give_up(outcome, Response.SET_EXPERIMENT_ASIDE)
+        return True
 
     def _set_gpus_aside(self, place: Place, why: str) -> bool:
         if self._slots is not None:
@@ -270,17 +323,27 @@ class Dispatcher:
 
     def _placeable(self, unit: Unit) -> Unit:
         """A block whose GPUs are not here any more goes on elsewhere, as another block."""
-        if unit.only is None or (self._slots is not None and set(unit.only) <= set(self._slots.usable)):
+        if unit.only is None:
+            return unit
+        since_s = self._refused_since_s.setdefault(unit.only, time.monotonic())
+        patience_s = self._run.study.timeouts.gpus_s
+        if self._slots is None or not set(unit.only) <= set(self._slots.usable):
+            why = "cannot be used now"
+        elif time.monotonic() - since_s > patience_s:
+            why = f"another runner has had for {patience_s:g} s"
+        else:
             return unit
         self._run.progress.note(
-            f"cycle {unit.cycle}: its earlier results are from {', '.join(unit.only)}, which cannot be used now; the "
+            f"cycle {unit.cycle}: its earlier results are from {', '.join(unit.only)}, which {why}; the "
             "rest is measured on other GPUs, as another block"
         )
         return replace(unit, only=None)
 
     def _say_why_nothing_runs(self, pending: Sequence[Unit], active: set[Future[None]]) -> None:
         if not active:
-            self._run.progress.waiting("waiting for GPUs that other runners have leased" if pending else None)
+            wanted = pending[0].only if pending else None
+            which = f" ({', '.join(wanted)})" if wanted else ""
+            self._run.progress.waiting(f"waiting for GPUs that other runners have leased{which}" if pending else None)
             self._said_why = bool(pending)
         elif self._said_why:
             self._run.progress.waiting(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -59,28 +59,42 @@ class Place:
     lease: Lease | None = None
 
 
-def run_job(job: Job, place: Place, number: int, adaptive: AdaptiveCycles | None, run: Run) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One try.
+
+    Attributes:
+        number: of this try at the cycle, from 1.
+        problems: what the place is not as it should be in: `code: what was seen`.
+        adaptive: the rule that asked for this cycle.
+    """
+
+    job: Job
+    place: Place
+    number: int
+    problems: Sequence[str]
+    adaptive: AdaptiveCycles | None
+
+
+def run_job(trial: Trial, run: Run) -> Outcome:
     """Try a job once.
 
     The attempt's folder goes last and only if the job is gone: the next runner finds the job by it.
-
-    Args:
-        number: of this try at the cycle, from 1.
-        adaptive: the rule that asked for this cycle.
 
     Raises:
         JobNotEnded: nothing may start in its place.
         OutputFull: there is hardly room for a result; nothing was started.
         OSError: the output cannot be written; what was measured stays in its attempt folder for the next run.
     """
-    _require_room(run.layout)
-    attempt = run.layout.new_attempt(job.study, job.cycle, number)
+    job, place = trial.job, trial.place
+    require_room(run.layout)
+    attempt = run.layout.new_attempt(job.study, job.cycle, trial.number)
     if place.lease is not None:
         place.lease.occupy(job.experiment.name, job.cycle, attempt.folder)
-    context = _context(job, place, number, adaptive, run)
+    context = _context(trial, run)
     attempt.prepare(job.config, context)
     run.neighbourhood.enter(attempt, job, place.gpu_uuids)
-    run.progress.started(job, attempt, place.gpu_uuids, number)
+    run.progress.started(job, attempt, place.gpu_uuids, trial.number)
     try:
         return _run_attempt(job, context, attempt, Slot(place.gpu_uuids), run)
     finally:
@@ -101,15 +115,15 @@ def _run_attempt(job: Job, context: JobContext, attempt: Attempt, slot: Slot, ru
         return outcome
     try:
         ended, given_up = _wait(running, attempt, run)
+        run.neighbourhood.leave(attempt)  # before anything else looks at what is in the folder
         running.collect()
-        run.neighbourhood.leave(attempt)
         outcome = conclude(job, context, attempt, ended, run.layout, given_up)
         for folder in run.layout.publish_raw(attempt):
             run.progress.note(f"what single processes measured is kept in {folder}")
     except LaunchFailed as error:
         raise JobNotEnded(None, error) from None  # nothing may be taken from it
-    except BaseException:
-        _abandon(running)
+    except BaseException as error:
+        _abandon(running, error)
         raise
     try:
         running.remove()
@@ -131,12 +145,19 @@ class JobNotEnded(LaunchFailed):
         self.outcome = outcome
 
 
-def _abandon(running: Running) -> None:
-    """End a job whose result cannot be published now; its attempt stays for the next runner."""
-    with suppress(LaunchFailed, OSError):
+def _abandon(running: Running, because: BaseException) -> None:
+    """End a job whose result cannot be published now; its attempt stays for the next runner.
+
+    Raises:
+        JobNotEnded: its place is not free.
+    """
+    try:
         running.kill()
-        running.collect()
         running.remove()
+    except LaunchFailed as error:
+        raise JobNotEnded(None, error) from because
+    with suppress(OSError):
+        running.collect()
 
 
 def _wait(running: Running, attempt: Attempt, run: Run) -> tuple[Ended, GivenUp | None]:
@@ -181,7 +202,8 @@ def _end(running: Running, run: Run) -> Ended:
     return ended or Ended(int(ExitCode.INTERRUPTED))
 
 
-def _context(job: Job, place: Place, number: int, adaptive: AdaptiveCycles | None, run: Run) -> JobContext:
+def _context(trial: Trial, run: Run) -> JobContext:
+    job, place, adaptive = trial.job, trial.place, trial.adaptive
     identity, study = run.identities[job.config.backend], run.study
     return JobContext(
         study=job.study,
@@ -195,7 +217,12 @@ def _context(job: Job, place: Place, number: int, adaptive: AdaptiveCycles | Non
             position=job.position,
             adaptive=None if adaptive is None else _own_part(adaptive, job),
         ),
-        attempt=number,
+        attempt=trial.number,
+        remarks=[
+            f"{problem} when the job started. Free or cool it, or let cool_down wait longer."
+            for problem in trial.problems
+            if not problem.startswith("foreign_process")  # the harness says that itself
+        ],
         measurement_config_hash=job.config_hash,
         image_name=identity.image_name,
         image_id=identity.image_id,
@@ -213,12 +240,13 @@ def _own_part(adaptive: AdaptiveCycles, job: Job) -> AdaptiveCycles:
     return adaptive.model_copy(update={"pilot": own})
 
 
-def _require_room(layout: Layout) -> None:
+def require_room(layout: Layout) -> None:
     """
     Raises:
         OutputFull: what a job would measure could not be stored.
     """
-    free = shutil.disk_usage(layout.output).free
+    there = next(path for path in (layout.output, *layout.output.parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free < _ROOM_BYTES:
         raise OutputFull(
             f"the disk of {layout.output} has {free / 2**20:.0f} MiB left, and no job starts below "

@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from images.contract.scheduling import Neighbour
 from runner.gpu.leases import process_started
 
 _ATTEMPTS = ".attempts"
+_LOOK_EVERY_S = 0.1
 _ATTEMPT = re.compile(r"(?P<study>.+)-c\d+-a\d+-[0-9a-f]{8}")
 
 
@@ -131,10 +133,9 @@ class RunnerInfo(BaseModel):
         """Whether it still runs, as far as that can be seen from this host."""
         return not self.is_here or process_started(self.pid) == self.started
 
-    def ask_to_end(self) -> None:
-        """As Ctrl-C does: the first time running jobs finish, the second time they are ended."""
+    def send(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, number)
 
 
 class Layout:
@@ -190,28 +191,54 @@ class Layout:
         return found
 
     @contextmanager
-    def lock(self, study: str) -> Iterator[bool]:
-        """Hold the study's lock; yields False if another runner holds it.
+    def alone(self) -> Iterator[None]:
+        """Nobody else begins or ends work on any study of this output meanwhile. Not for long."""
+        with FileLock(self._attempts / ".lock"):
+            yield
+
+    @contextmanager
+    def lock(self, study: str, patience_s: float = 0.0) -> Iterator[bool]:
+        """Hold the study's lock; yields False if another runner still holds it after that time.
 
         The file is removed with the lock. That is only safe because nobody opens it meanwhile: opening,
-        and removing with releasing, each happen under one lock of the whole output directory.
+        and removing with releasing, each happen while alone.
         """
         path = self._attempts / f"{slug(study)}.lock"
-        everyone = FileLock(self._attempts / ".lock")
         lock = FileLock(path)
-        with everyone, suppress(Timeout):
-            lock.acquire(timeout=0)
+        until_s = time.monotonic() + patience_s
+        while not self._locked(lock, study) and time.monotonic() < until_s:
+            time.sleep(_LOOK_EVERY_S)
         held = lock.is_locked
         try:
-            if held:
-                files.write_atomic(self._runner(study), RunnerInfo.of_this_process().model_dump_json())
             yield held
         finally:
             if held:
-                with everyone:
+                with self.alone():
                     self._runner(study).unlink(missing_ok=True)
                     path.unlink(missing_ok=True)
                     lock.release()
+
+    def _locked(self, lock: FileLock, study: str) -> bool:
+        with self.alone(), suppress(Timeout):
+            lock.acquire(timeout=0)
+            files.write_atomic(self._runner(study), RunnerInfo.of_this_process().model_dump_json())
+        return lock.is_locked
+
+    def others_at_work(self, study: str) -> list[str]:
+        """Slugs of other studies that a runner works on here, or that left something to be cleared up."""
+        living = [path.stem for path in self._attempts.glob("*.runner") if self._is_alive(path)]
+        return sorted({*living, *self.attempts()} - {slug(study)})
+
+    def abandoned(self) -> list[str]:
+        """Slugs of studies whose runner is dead."""
+        return sorted(path.stem for path in self._attempts.glob("*.runner") if not self._is_alive(path))
+
+    @staticmethod
+    def _is_alive(path: Path) -> bool:
+        try:
+            return RunnerInfo.model_validate_json(path.read_bytes()).alive
+        except (OSError, ValueError):
+            return False
 
     def runner(self, study: str) -> RunnerInfo | None:
         """Who holds the study's lock, or was killed while it did; None if nobody does."""
@@ -241,9 +268,10 @@ def take_back(folder: Path) -> None:
     """Make everything in `folder` the calling user's, after a container wrote there as another one."""
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent), *(Path(parent) / name for name in (*folders, *names))):
-            status = path.lstat()
-            if (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
-                os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
+            with suppress(FileNotFoundError):  # somebody's unfinished file, renamed meanwhile
+                status = path.lstat()
+                if (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
+                    os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
 
 
 def slug(study: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -90,6 +90,12 @@ def unstarted(job: Job, context: JobContext, attempt: Attempt, error: LaunchFail
     return Outcome(job, publish_failure(failure, attempt, layout), failure, isinstance(error, LaunchImpossible))
 
 
+def keep_failure(outcome: Outcome, layout: Layout) -> Outcome:
+    """Publish a failure that was not worth keeping for itself: it has come too often."""
+    assert outcome.failure is not None
+    return replace(outcome, directory=outcome.failure.save(layout.output).parent)
+
+
 def publish_failure(failure: JobFailure, attempt: Attempt, layout: Layout) -> Path:
     """As one new directory of the output."""
     return layout.publish(failure.save(attempt.folder).parent)
@@ -100,6 +106,8 @@ def publish_result(attempt: Attempt, directory: Path, layout: Layout) -> Path:
 
     A result that cannot be read is published as it is: ingest will say what is wrong with it.
     """
+    for unfinished in directory.glob(".*"):  # of a runner that was killed here
+        unfinished.unlink(missing_ok=True)
     neighbours = attempt.load_neighbours()
     file = directory / files.RESULT_FILE
     if neighbours is not None and file.exists():
@@ -157,7 +165,7 @@ def _cause(ended: Ended, given_up: GivenUp | None) -> Cause:
     code = ended.exit_code
     if ended.oom_killed:
         advice = "Lower batch_size or the workload's token limits, or raise the memory limit."
-        return "OutOfMemory", int(ExitCode.OUT_OF_MEMORY), "the container was killed for using too much memory.", advice
+        return "OutOfMemory", int(ExitCode.OUT_OF_MEMORY), "the job was killed for using too much memory.", advice
     if given_up is not None:
         return given_up.error_class, int(ExitCode.MEASUREMENT_FAILED), given_up.message, given_up.advice
     if code - 128 in _FROM_OUTSIDE:

@@ -29,7 +29,7 @@ def recover(
         LaunchFailed, OSError: what the own study left could not be cleared away; nothing may start beside it.
     """
     end_orphans(launchers(own_launcher), own_study, layout)
-    for study in {slug(own_study), *layout.attempts()}:
+    for study in {slug(own_study), *layout.attempts(), *layout.abandoned()}:
         if layout.is_of(study, own_study):
             clear(study, layout, launchers, note)
             continue

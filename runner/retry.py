@@ -34,7 +34,7 @@ _DETERMINED = {
     ExitCode.USAGE,
     ExitCode.CONFIG_INVALID,
     ExitCode.MODEL_UNAVAILABLE,  # models are downloaded before any job starts
-    ExitCode.OUT_OF_MEMORY,  # the GPU's memory was looked at before the start
+    ExitCode.OUT_OF_MEMORY,
 }
 
 
@@ -43,17 +43,23 @@ def is_kill(outcome: Outcome) -> bool:
     return outcome.exit_code == ExitCode.INTERRUPTED
 
 
-def respond(outcome: Outcome, retries: Retries, tries: int, kills: int) -> Response:
+def is_determined(outcome: Outcome) -> bool:
+    """Whether the experiment's other cycles would end in the same way."""
+    return outcome.exit_code in _DETERMINED
+
+
+def respond(outcome: Outcome, retries: Retries, tries: int, kills: int, *, undisturbed: bool = True) -> Response:
     """
     Args:
         outcome: a failure.
         tries: at this cycle that failed on their own, this one included.
         kills: at this cycle from outside, this one included.
+        undisturbed: the GPUs were the job's own: nobody else's memory was in use on them.
     """
     assert outcome.failure is not None
     if is_kill(outcome):
         return Response.AGAIN if kills < MOST_KILLS else Response.GIVE_UP
-    if outcome.exit_code in _DETERMINED:
+    if is_determined(outcome) and (undisturbed or outcome.exit_code != ExitCode.OUT_OF_MEMORY):
         return Response.SET_EXPERIMENT_ASIDE
     if outcome.impossible:
         return Response.STOP
@@ -75,7 +81,11 @@ class Breaker:
         self._in_a_row = 0
 
     def note(self, outcome: Outcome) -> bool:
-        """Whether the study should end now. Kills from outside say nothing."""
-        if not is_kill(outcome):
+        """Whether the study should end now.
+
+        Kills from outside say nothing, and an experiment that cannot work is set aside and costs no more tries.
+        """
+        is_chance = is_kill(outcome) and outcome.directory is None
+        if not is_chance and not is_determined(outcome):
             self._in_a_row = 0 if outcome.failure is None else self._in_a_row + 1
         return self._stop_after is not None and self._in_a_row >= self._stop_after

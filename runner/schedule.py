@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +27,9 @@ from runner.studies.record import claim
 from runner.studies.scan import Published, gpu_sets, scan
 from runner.studies.study import Study
 from runner.view.progress import Progress
+
+_PATIENCE_S = 3.0
+"""Another study's runner may be clearing up what this one's had left."""
 
 
 class StudyBusy(JobError):
@@ -82,7 +85,7 @@ def run_study(
     check_power_limits(host.gpu_uuids, study.launcher.power_limit_w)
     layout.prepare()
     before = layout.runner(study.name)
-    with layout.lock(study.name) as held:
+    with layout.lock(study.name, patience_s=_PATIENCE_S) as held:
         if not held:
             holder = layout.runner(study.name)
             raise StudyBusy(
@@ -90,11 +93,13 @@ def run_study(
                 f"{layout.output}.",
                 "Wait for it, follow it with `runner status`, end it with `runner stop`, or use another name.",
             )
-        record = claim(layout.output, study, extend)
-        if before is not None:
+        with layout.alone():
+            record = claim(layout, study, extend, on_gpus=bool(host.gpu_uuids))
+        if before is not None and not before.alive:
             progress.note(f"an earlier runner (pid {before.pid}) was killed; what it left is cleared up")
         recover(layout, host.launchers, study.name, host.launcher.name, progress.note)
-        forget_dead(host.leases, lambda record: _is_cleared(record, layout))
+        if host.gpu_uuids:
+            forget_dead(host.leases, lambda record: is_cleared(record, layout))
         before_jobs()
         summary = _run_cycles(study, record, layout, host, progress, stop)
         if summary.problem is None:
@@ -113,15 +118,18 @@ def _run_cycles(
     progress.begin(_size(study, wanted), _count(study, wanted, published), dispatcher.at_once)
     tried: set[int] = set()
     while new := [cycle for cycle in wanted if cycle not in tried]:
-        dispatcher.run_units(_units(study, new, published, host), goal.adaptive)
+        units = _units(study, new, published, host)
+        dispatcher.run_units(units, _done_in_block(study, published, host), goal.adaptive)
         published = scan(layout.output, study)
         tried.update(new)
         if stop.drain:
             break
         if found := goal.look(published, tried, dispatcher.set_aside):
             progress.note(found)
-        _keep(goal.adaptive, record, layout)
         wanted = goal.wanted(published, tried, dispatcher.set_aside)
+        if tried.issuperset(wanted):
+            goal.close()
+        _keep(goal.adaptive, record, layout)
         progress.grow(_size(study, wanted))
     problem = dispatcher.problem
     n_results = _count(study, wanted, published)
@@ -134,7 +142,7 @@ def _dispatcher(
     study: Study, layout: Layout, host: Host, progress: Progress, stop: Stop, published: Published
 ) -> Dispatcher:
     leases = host.leases if host.gpu_uuids else None
-    run = Run(study, host.launcher, host.identities, layout, progress, stop, Neighbourhood(leases, os.getpid()))
+    run = Run(study, host.launcher, host.identities, layout, progress, stop, Neighbourhood(leases, layout.output))
     slots = None
     whole_host = every_gpu() if study.launcher.exclusive else ()
     if host.gpu_uuids or whole_host:
@@ -145,7 +153,7 @@ def _dispatcher(
     return Dispatcher(run, slots, most_at_once(study, len(host.gpu_uuids)), host.launchers, published.failures)
 
 
-def _is_cleared(record: LeaseRecord, layout: Layout) -> bool:
+def is_cleared(record: LeaseRecord, layout: Layout) -> bool:
     """Whether a dead runner's job is known to have ended: its attempt in this output is gone."""
     return record.output == layout.output and (record.attempt is None or not record.attempt.exists())
 
@@ -154,6 +162,12 @@ def _units(study: Study, cycles: Sequence[int], published: Published, host: Host
     on_cpu = not host.gpu_uuids
     begun = {} if on_cpu or study.placement == "any" else gpu_sets(study, published, cycles)
     return plan_units(study, cycles, done=published.results, gpu_sets=begun, on_cpu=on_cpu)
+
+
+def _done_in_block(study: Study, published: Published, host: Host) -> Counter[tuple[int, int]]:
+    """Results that there are, by cycle and number of GPUs."""
+    gpus = {one.config_hash: one.n_gpus if host.gpu_uuids else 0 for one in study.experiments}
+    return Counter((cycle, gpus[config_hash]) for config_hash, cycle in published.results)
 
 
 def _size(study: Study, cycles: Collection[int]) -> int:

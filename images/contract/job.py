@@ -133,6 +133,9 @@ class JobContext(BaseModel):
     foreign_processes: list[str] = Field(
         default_factory=list, description="processes of others on these GPUs, as the host saw them at the start"
     )
+    remarks: list[str] = Field(
+        default_factory=list, description="warnings of the launcher's own (code: what was seen), passed on as they are"
+    )
     process_index: int = Field(
         0, ge=0, description="which of the experiment's processes this is; set by the job itself"
     )

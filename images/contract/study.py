@@ -30,6 +30,7 @@ class StudyRecord(Record):
     seed: int = Field(description="of the order")
     order: Order
     placement: Placement
+    on_gpus: bool = Field(description="whether it is measured on GPUs; the CPU's figures do not belong to theirs")
     cycles: int | AdaptiveCycles = Field(description="a number, or the rule with what it found")
     experiments: list[ExperimentRecord]
 

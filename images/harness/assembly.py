@@ -89,7 +89,8 @@ def assemble(
         energy_breakdown=_breakdown(devices, facts) if devices else None,
         multi_gpu=_multi_gpu(devices),
         environment_snapshot=_environment(facts.environment, records),
-        measurement_warnings=_warnings(config, facts, records, window_s)
+        measurement_warnings=context.remarks
+        + _warnings(config, facts, records, window_s)
         + placement_warning(context, _gpu_uuids(records))
         + missing_warning(missing),
         warmup_excluded_samples=sum(record.warmup_requests for record in records),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from images.contract.scheduling import Neighbour
+from runner.gpu.leases import LeaseFolderUnusable
 from runner.gpu.slots import active_leases
 from runner.layout import Attempt
 from runner.studies.study import Job
 
 _LOOK_EVERY_S = 1.0
+_PATIENCE_S = 0.2
+
+_logger = logging.getLogger(__name__)
 
 
 class Neighbourhood:
@@ -22,11 +28,12 @@ class Neighbourhood:
 
     Args:
         leases: the folder of all runners' leases; None where no GPU is used.
+        output: of this runner, which with its process id tells its own leases.
     """
 
-    def __init__(self, leases: Path | None, own_pid: int) -> None:
+    def __init__(self, leases: Path | None, output: Path) -> None:
         self._leases = leases
-        self._pid = own_pid
+        self._own = (os.getpid(), output)
         self._lock = threading.Lock()
         self._here: dict[Path, Neighbour] = {}
         self._beside: dict[Path, dict[str, Neighbour]] = {}
@@ -40,14 +47,14 @@ class Neighbourhood:
             study=job.study,
             experiment=job.experiment.name,
             cycle=job.cycle,
-            pid=self._pid,
+            pid=self._own[0],
             seen=datetime.now(UTC),
         )
         key = attempt.folder
         with self._lock:
             self._beside[key] = {str(other): neighbour for other, neighbour in self._here.items()}
             self._attempts[key] = attempt
-            attempt.save_neighbours(list(self._beside[key].values()))
+            self._write(key)
             for other in self._here:
                 self._met(other, str(key), own)
             self._here[key] = own
@@ -62,23 +69,39 @@ class Neighbourhood:
 
     def look(self, *, now: bool = False) -> None:
         """See whom other runners have beside us; cheap when called often."""
+        if self._leases is None:
+            return
         with self._lock:
-            if self._leases is None or (not now and time.monotonic() - self._looked_s < _LOOK_EVERY_S):
+            if not now and time.monotonic() - self._looked_s < _LOOK_EVERY_S:
                 return
             self._looked_s = time.monotonic()
-            for key, neighbour in self._others(self._leases).items():
+        others = self._others(self._leases)
+        with self._lock:
+            for key, neighbour in others.items():
                 for own in self._here:
                     self._met(own, key, neighbour)
 
     def _met(self, own: Path, key: str, neighbour: Neighbour) -> None:
         if key not in self._beside[own]:
             self._beside[own][key] = neighbour
+            self._write(own)
+
+    def _write(self, own: Path) -> None:
+        """No measurement is lost because its neighbours cannot be written down; the next one is tried again."""
+        try:
             self._attempts[own].save_neighbours(list(self._beside[own].values()))
+        except OSError as error:
+            _logger.warning("neighbours_not_written: %s", error)
 
     def _others(self, leases: Path) -> dict[str, Neighbour]:
         found: dict[str, Neighbour] = {}
-        for record in active_leases(leases):
-            if record.pid == self._pid or record.attempt is None:
+        try:
+            records = active_leases(leases, patience_s=_PATIENCE_S)
+        except LeaseFolderUnusable as error:
+            _logger.info("neighbours_not_seen: %s", error)
+            return found
+        for record in records:
+            if (record.pid, record.output) == self._own or record.attempt is None:
                 continue  # ours, or a block between two of its jobs
             key = str(record.attempt)
             uuids = [*found[key].gpu_uuids, record.uuid] if key in found else [record.uuid]

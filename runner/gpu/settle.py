@@ -32,6 +32,15 @@ def check_power_limits(uuids: Sequence[str], expected_w: float | None) -> None:
             )
 
 
+def is_busy(uuid: str) -> bool:
+    """Whether somebody computes on a GPU or holds its memory. One that does not answer is not busy but lost."""
+    try:
+        (gpu,) = read_gpus([uuid])
+    except GpuUnusable:
+        return False
+    return bool(gpu.processes) or (gpu.memory_used_mb or 0.0) > IDLE_MEMORY_MB
+
+
 class Settler:
     """Waits before jobs, by one study's rules. Threads may share it: each has GPUs of its own."""
 
@@ -74,10 +83,10 @@ class Settler:
         for gpu in states:
             usual_mb = max(IDLE_MEMORY_MB, self._usual_mb.get(gpu.uuid, 0.0) * _USUAL)
             if gpu.processes:
-                busy.append(gpu.processes[0])
+                busy.append(f"foreign_process: {gpu.processes[0]}")
             elif gpu.memory_used_mb is not None and gpu.memory_used_mb > usual_mb:
-                busy.append(f"{gpu.memory_used_mb:.0f} MB are in use on {gpu.uuid}")
+                busy.append(f"gpu_memory_in_use: {gpu.memory_used_mb:.0f} MB on {gpu.uuid}")
             if limit_c is not None and gpu.temperature_c is not None and gpu.temperature_c > limit_c:
-                hot.append(f"{gpu.uuid} has {gpu.temperature_c:.0f} degrees C, above {limit_c:g}")
+                hot.append(f"not_cooled_down: {gpu.uuid} has {gpu.temperature_c:.0f} degrees C, above {limit_c:g}")
         patience_s = max(self._rules.busy_timeout_s if busy else 0.0, self._rules.temperature_timeout_s if hot else 0.0)
         return [*busy, *hot], patience_s

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from filelock import FileLock
 
-from runner.gpu.leases import LeaseFolder, LeaseFolderUnusable, LeaseRecord, process_started
+from runner.gpu.leases import PATIENCE_S, LeaseFolder, LeaseFolderUnusable, LeaseRecord, process_started
 
 _logger = logging.getLogger(__name__)
 
@@ -67,6 +67,10 @@ class Slots:
     def set_aside(self, uuid: str, why: str) -> None:
         """Never lease it again in this run."""
         self.aside[uuid] = why
+
+    def forgive(self, uuid: str) -> None:
+        """It was set aside wrongly."""
+        self.aside.pop(uuid, None)
 
     def lease(self, n: int, only: Sequence[str] | None = None, avoid: Collection[str] = ()) -> Lease | None:
         """Lease n GPUs, all or none, without waiting; None if they are not free now.
@@ -195,13 +199,16 @@ class Lease:
         )
 
 
-def active_leases(folder: Path) -> list[LeaseRecord]:
+def active_leases(folder: Path, patience_s: float = PATIENCE_S) -> list[LeaseRecord]:
     """The leases of all runners, this one's too. Disturbs nobody, and makes no folder.
+
+    Args:
+        patience_s: longest wait for the folder (s).
 
     Raises:
         LeaseFolderUnusable: it is there, but cannot be used.
     """
-    return [records[-1] for _, held, records in _look(LeaseFolder(folder)) if held and records]
+    return [records[-1] for _, held, records in _look(LeaseFolder(folder), patience_s) if held and records]
 
 
 def dead_leases(folder: Path) -> list[LeaseRecord]:
@@ -232,13 +239,13 @@ def forget_dead(folder: Path, ended: Callable[[LeaseRecord], bool]) -> None:
                     leases.write(uuid, [record for record in leases.read(uuid) if not ended(record)])
 
 
-def _look(folder: LeaseFolder) -> list[tuple[str, bool, list[LeaseRecord]]]:
+def _look(folder: LeaseFolder, patience_s: float = PATIENCE_S) -> list[tuple[str, bool, list[LeaseRecord]]]:
     """Each GPU with a file there, whether a runner has it, and its records."""
     if not folder.exists():
         return []
     seen = []
     # Nobody tries a lock meanwhile, so nobody takes ours for a runner's.
-    with folder.alone():
+    with folder.alone(patience_s):
         for uuid in folder.uuids():
             lock = folder.take(uuid)
             seen.append((uuid, lock is None, folder.read(uuid)))

@@ -41,6 +41,7 @@ class LocalJob:
         self._pid = pid
         self._attempt = attempt
         self._process = process
+        self._memory_kills = _memory_kills()
 
     def poll(self) -> Ended | None:
         if self._process is None:
@@ -50,7 +51,9 @@ class LocalJob:
             return None
         lines = self._attempt.log.read_text(errors="replace").splitlines() if self._attempt.log.exists() else []
         # A shell's convention for a process ended by a signal.
-        return Ended(exit_code=128 - code if code < 0 else code, log_tail=lines[-LOG_TAIL_LINES:])
+        # Also of somebody else's process; but then this host is short of memory.
+        out_of_memory = code == -signal.SIGKILL and _memory_kills() > self._memory_kills
+        return Ended(128 - code if code < 0 else code, out_of_memory, lines[-LOG_TAIL_LINES:])
 
     def kill(self) -> None:
         self._signal(signal.SIGTERM)
@@ -128,6 +131,15 @@ class LocalLauncher:
         pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
         working = [(pid, attempt) for pid in pids if (attempt := _attempt_of(pid)) is not None]
         return [(attempt, LocalJob(pid, attempt)) for pid, attempt in working if attempt.folder.is_relative_to(below)]
+
+
+def _memory_kills() -> int:
+    """How many processes of this host the kernel has killed for want of memory; 0 where it does not say."""
+    try:
+        counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        return int(counters.get("oom_kill", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def _attempt_of(pid: int) -> Attempt | None:

@@ -25,6 +25,7 @@ class CycleGoal:
         rule = study.cycles
         self._rule = rule if isinstance(rule, Adaptive) else None
         self.adaptive = None if self._rule is None else known or begin(self._rule)
+        self._never: set[str] = set()
 
     def wanted(self, published: Published, tried: Collection[int] = (), aside: Collection[str] = ()) -> range:
         """The cycles that should have results.
@@ -52,12 +53,19 @@ class CycleGoal:
         """After cycles were run: compute the number of cycles once the pilot is whole, and say what was found."""
         if self._rule is None or self.adaptive is None or self.adaptive.outcome in ("not_measured", "reached"):
             return None
+        if self.adaptive.n is None and len(tried) >= self._rule.min:
+            self._never |= {one.config_hash for one in self._study.experiments if not _has_any(published, one, tried)}
         complete = self.complete(published, sorted(tried), aside)
         found = self._end_pilot(published, complete, tried, aside) if self.adaptive.n is None else None
         n, outcome = self.adaptive.n, self.adaptive.outcome
         if n is not None and outcome == "running" and len(complete) >= n:
             self.adaptive = self.adaptive.model_copy(update={"outcome": "reached"})
         return found
+
+    def close(self) -> None:
+        """No further cycle is wanted: what is not reached now never will be."""
+        if self.adaptive is not None and self.adaptive.outcome == "running":
+            self.adaptive = self.adaptive.model_copy(update={"outcome": "not_reached"})
 
     def complete(self, published: Published, cycles: Sequence[int], aside: Collection[str]) -> list[int]:
         """Those of `cycles` in which every experiment has a valid value of the metric."""
@@ -102,13 +110,15 @@ class CycleGoal:
         )
 
     def _members(self, aside: Collection[str]) -> list[Experiment]:
-        """Whose blocks count: those of the pilot, once it is over."""
+        """Whose blocks count: those that have any result, and those of the pilot once it is over."""
         assert self.adaptive is not None
         pilot = {estimate.measurement_config_hash for estimate in self.adaptive.pilot}
         return [
             one
             for one in self._study.experiments
-            if one.config_hash not in aside and (not pilot or one.config_hash in pilot)
+            if one.config_hash not in aside
+            and one.config_hash not in self._never
+            and (not pilot or one.config_hash in pilot)
         ]
 
     def _describe(self) -> str:
@@ -124,3 +134,7 @@ class CycleGoal:
         if found.outcome == "not_reached":
             text += f"; target not reached: it would take {widest.n_required}, and max is {found.max}"
         return text
+
+
+def _has_any(published: Published, experiment: Experiment, cycles: Collection[int]) -> bool:
+    return any(published.has([experiment], cycle) for cycle in cycles)

@@ -9,6 +9,7 @@ from images.contract.files import UnreadableResult
 from images.contract.job import ExitCode, JobError
 from images.contract.scheduling import AdaptiveCycles
 from images.contract.study import STUDY_FILE, ExperimentRecord, StudyRecord
+from runner.layout import Layout
 from runner.studies.adaptive import begin
 from runner.studies.scan import has_results
 from runner.studies.settings import Adaptive
@@ -23,25 +24,26 @@ class NotThisStudy(JobError):
     exit_code = ExitCode.USAGE
 
 
-def claim(output: Path, study: Study, extend: bool) -> StudyRecord | None:
+def claim(layout: Layout, study: Study, extend: bool, on_gpus: bool) -> StudyRecord | None:
     """The study's record in its results directory, made or extended; None for a study without a file.
 
-    Called with the study's lock held.
+    Called with the study's lock held, and alone in the output directory.
 
     Args:
         extend: allow more experiments and more cycles than the directory's study had.
+        on_gpus: where it would be measured now.
 
     Raises:
         NotThisStudy: nothing was changed.
         OSError: it cannot be written.
     """
-    there, record = check(output, study, extend)
+    there, record = check(layout, study, extend, on_gpus)
     if record is not None and record != there:
-        record.save(output)
+        record.save(layout.output)
     return record
 
 
-def check(output: Path, study: Study, extend: bool) -> tuple[StudyRecord | None, StudyRecord | None]:
+def check(layout: Layout, study: Study, extend: bool, on_gpus: bool) -> tuple[StudyRecord | None, StudyRecord | None]:
     """As `claim`, without writing.
 
     Returns:
@@ -50,13 +52,16 @@ def check(output: Path, study: Study, extend: bool) -> tuple[StudyRecord | None,
     Raises:
         NotThisStudy: the directory is not this study's.
     """
+    output = layout.output
     there = _load(output)
     if not study.from_file:
         if there is not None:
             raise NotThisStudy(f"{output} belongs to study '{there.name}'.", "Choose another directory with --output.")
         return None, None
-    record = _record(study)
+    record = _record(study, on_gpus)
     if there is None:
+        if others := layout.others_at_work(study.name):
+            raise NotThisStudy(f"study '{others[0]}' is at work in {output}.", "Choose another one with --output.")
         if output.is_dir() and (other := has_results(output)) is not None:
             raise NotThisStudy(
                 f"{output} holds results that belong to no study file ({other}).", "Choose another one with --output."
@@ -96,13 +101,14 @@ def _load(output: Path) -> StudyRecord | None:
         raise NotThisStudy(f"{error}.", "Restore it, or choose another directory with --output.") from None
 
 
-def _record(study: Study) -> StudyRecord:
+def _record(study: Study, on_gpus: bool) -> StudyRecord:
     return StudyRecord(
         name=study.name,
         created=datetime.now(UTC),
         seed=study.seed,
         order=study.order,
         placement=study.placement,
+        on_gpus=on_gpus,
         cycles=begin(study.cycles) if isinstance(study.cycles, Adaptive) else study.cycles,
         experiments=[
             ExperimentRecord(
@@ -120,6 +126,8 @@ def _differences(there: StudyRecord, wanted: StudyRecord) -> tuple[list[str], li
         before, now = getattr(there, name), getattr(wanted, name)
         if before != now:
             refused.append(f"{name} was {before} and is {now}")
+    if there.on_gpus != wanted.on_gpus:
+        refused.append("it was measured on GPUs, and here are none to use" if there.on_gpus else "it ran on the CPU")
     before_by_name = {one.name: one.measurement_config_hash for one in there.experiments}
     now_by_name = {one.name: one.measurement_config_hash for one in wanted.experiments}
     if gone := [name for name in before_by_name if name not in now_by_name]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from images.contract.files import FAILURE_FILE, RESULT_FILE, UnreadableResult, parse_directory_name, read_json
-from images.contract.result import ExperimentResult
 from runner.studies.plan import Cell
 from runner.studies.study import Experiment, Study
 
@@ -110,7 +109,7 @@ def _owner(directory: Path, study: Study, candidates: Sequence[Experiment]) -> E
 
 def _gpu_uuids(directory: Path) -> list[str] | None:
     try:
-        environment = ExperimentResult.from_json(directory).environment_snapshot
+        environment = read_json(directory / RESULT_FILE).get("environment_snapshot") or {}
     except UnreadableResult:
         return None
-    return None if environment is None else environment.gpu_uuids
+    return environment.get("gpu_uuids")

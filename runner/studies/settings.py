@@ -78,6 +78,9 @@ class Timeouts(Part):
 
     job_s: float = Field(3600.0, gt=0.0, description="longest job, without the model's download (s)")
     stall_s: float = Field(1800.0, gt=0.0, description="longest time in which a job may report nothing new (s)")
+    gpus_s: float = Field(
+        600.0, ge=0.0, description="longest wait for the GPUs that a block was begun on; then it goes on elsewhere (s)"
+    )
 
 
 class Retries(Part):

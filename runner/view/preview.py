@@ -7,6 +7,7 @@ from pathlib import Path
 
 from images.contract.scheduling import AdaptiveCycles
 from images.contract.study import StudyRecord
+from runner.layout import Layout
 from runner.studies.cycles import CycleGoal
 from runner.studies.plan import Unit, explain_capacity, plan_units
 from runner.studies.record import NotThisStudy, check
@@ -24,7 +25,7 @@ def describe_plan(study: Study, n_gpus: int, output: Path, *, everything: bool =
         n_gpus: that the study may use here; 0 is the CPU.
         everything: however many lines that is.
     """
-    record, problem = _record(output, study)
+    record, problem = _record(Layout(output), study, n_gpus > 0)
     goal = CycleGoal(study, record.cycles if record and isinstance(record.cycles, AdaptiveCycles) else None)
     published = scan(output, study) if output.is_dir() else Published()
     cycles = goal.wanted(published)
@@ -51,10 +52,10 @@ def describe_plan(study: Study, n_gpus: int, output: Path, *, everything: bool =
         yield f"  ... and {len(units) - _SHOWN} more (--all)"
 
 
-def _record(output: Path, study: Study) -> tuple[StudyRecord | None, NotThisStudy | None]:
+def _record(layout: Layout, study: Study, on_gpus: bool) -> tuple[StudyRecord | None, NotThisStudy | None]:
     """What the directory knows of the study, and why it would be refused, if so."""
     try:
-        return check(output, study, extend=False)[1], None
+        return check(layout, study, False, on_gpus)[1], None
     except NotThisStudy as error:
         return None, error
 

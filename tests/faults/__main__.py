@@ -30,6 +30,7 @@ from tests.gpu_node.node import HOST_FOLDER, Node
 
 RUNNER = [sys.executable, "-c", "from runner.cli import main; main()"]
 EXPERIMENTS, CYCLES = 6, 10
+N_JOBS = EXPERIMENTS * CYCLES
 _MOMENTS_S = (0.3, 8.0)
 """After the runner's start: from its imports over its recovery to its first results."""
 STUDY = """
@@ -63,11 +64,13 @@ def main() -> int:
         scene = Scene(Path(folder), options.launcher, options.seed)
         with_job = [number < options.kills // 2 for number in range(options.kills)]
         random_.shuffle(with_job)
-        killed = [scene.interrupt(random_, also_a_job) for also_a_job in with_job]
+        most = [int((number + 1) * 0.9 * N_JOBS / options.kills) for number in range(options.kills)]
+        killed = [scene.interrupt(random_, *when) for when in zip(with_job, most, strict=True)]
         code = scene.finish(random_, options.engine_restarts)
         aftermath = problems_of(scene.output, scene.name, EXPERIMENTS, CYCLES, Path(folder) / "leases")
     _report(killed, aftermath, code, time.monotonic() - began_s)
-    return 0 if code == 0 and not aftermath.problems else 1
+    as_meant = all(alive for alive, _, _ in killed) and sum(job for _, job, _ in killed) == options.kills // 2
+    return 0 if as_meant and code == 0 and not aftermath.problems else 1
 
 
 class Scene:
@@ -86,17 +89,22 @@ class Scene:
             "JOULEHOUSE_LEASES": str(folder / "leases"),
         }
 
-    def interrupt(self, random_: random.Random, also_a_job: bool) -> tuple[bool, bool, int]:
+    def interrupt(self, random_: random.Random, also_a_job: bool, most_results: int) -> tuple[bool, bool, int]:
         """Kill the runner after a random time, and if told so a random job shortly before it.
+
+        Args:
+            most_results: not later than there are so many, so that the study lasts for all kills.
 
         Returns:
             Whether the runner was still alive, whether a job was killed, and how many results there were.
         """
         runner = self._start()
-        time.sleep(random_.uniform(*_MOMENTS_S))
+        at_latest_s = time.monotonic() + random_.uniform(*_MOMENTS_S)
+        while time.monotonic() < at_latest_s and self._n_results() < most_results:
+            time.sleep(0.02)
         job_killed = also_a_job and self._kill_a_job(random_, runner)
         if job_killed:
-            time.sleep(random_.uniform(0.0, 1.0))
+            time.sleep(random_.uniform(0.0, 0.5))
         alive = runner.poll() is None
         runner.kill()
         runner.wait()

@@ -31,6 +31,7 @@ def problems_of(output: Path, study: str, n_experiments: int, n_cycles: int, lea
         problems.append("an experiment id is there twice")
     problems += overlaps(found) + split_blocks(found)
     problems += [f"left behind: {path}" for path in leftovers(output)]
+    problems += [f"left in a result: {path}" for path in output.glob("*/.*") if path.parent.name != ".attempts"]
     problems += [f"a lease is left: {path.name}" for path in leases.glob("*") if path.name.startswith("GPU-")]
     problems += [f"a process is left: {pid}" for pid in processes_in(output)]
     if engine_problem() is None:

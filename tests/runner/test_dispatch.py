@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from images.contract.config import ExperimentConfig
-from images.contract.job import ExitCode
+from images.contract.job import ExitCode, Interrupted
 from runner.gpu.leases import lease_folder
-from runner.gpu.slots import dead_leases
+from runner.gpu.slots import Owner, Slots, dead_leases
 from runner.host import Host
 from runner.interrupt import Stop
 from runner.launchers import Ended, Identity, Launcher, LaunchFailed, LaunchImpossible, Running, Slot
 from runner.launchers.local import LocalLauncher
 from runner.layout import Attempt, Layout
 from runner.schedule import Summary, run_study
-from runner.studies.settings import Retries, Timeouts
+from runner.studies.settings import CoolDown, Retries, Timeouts
 from runner.studies.study import Study
 from runner.view.progress import Progress
 from tests.faults.aftermath import gpus_of, overlaps, processes_in
@@ -74,12 +78,12 @@ class OnTwoGpus:
         self.uuids = [gpu.uuid for gpu in node.gpus[:2]]
         self.output = output
 
-    def run(self, wanted: Study, launcher: Launcher, stop: Stop | None = None) -> Summary:
+    def run(self, wanted: Study, launcher: Launcher, stop: Stop | None = None, extend: bool = False) -> Summary:
         host = Host(launcher, {"stub": Identity(None)}, self.uuids, lease_folder(), lambda _name: launcher)
         with Path(os.devnull).open("w") as nowhere:
             progress = Progress(Console(file=nowhere))
             try:
-                return run_study(wanted, Layout(self.output), host, progress, stop or Stop())
+                return run_study(wanted, Layout(self.output), host, progress, stop or Stop(), extend=extend)
             finally:
                 progress.stop()
 
@@ -126,6 +130,109 @@ def test_a_refusal_that_may_go_away_is_tried_again_and_the_breaker_ends_it(gpus:
 
     assert "4 tries in a row failed" in str(summary.problem)
     assert 4 <= len(failures(gpus.output)) <= 5, "the other GPU may have been in the middle of a try"
+
+
+class Failing(LocalLauncher):
+    """Real jobs of another kind where `kinds` says so, by experiment and GPU."""
+
+    def __init__(self, kinds: dict[tuple[str, str], str]) -> None:
+        self._kinds = kinds
+
+    def start(self, name: str, config: ExperimentConfig, attempt: Attempt, slot: Slot) -> Running:
+        assert config.stub is not None
+        kind = self._kinds.get((config.stub.extra["name"], slot.gpu_uuids[0]))
+        if kind is not None:
+            options = config.stub.model_copy(update={"fail": kind})
+            attempt.config.write_text(config.model_copy(update={"stub": options}).model_dump_json())
+        return super().start(name, config, attempt, slot)
+
+
+def test_an_experiment_that_no_gpu_can_run_costs_no_gpu(gpus: OnTwoGpus) -> None:
+    bad = Failing({("bad", uuid): "gpu_unusable" for uuid in gpus.uuids})
+
+    summary = gpus.run(study("bad", "good", cycles=3, retries=Retries(limit=0, stop_after=None)), bad)
+
+    assert summary.problem is None
+    assert summary.n_results == 3, "all of the good one"
+    assert {one.exit_code for one in failures(gpus.output)} == {ExitCode.GPU_UNUSABLE}
+
+
+def test_a_gpu_that_no_job_can_use_is_set_aside_and_its_work_done_elsewhere(gpus: OnTwoGpus) -> None:
+    broken = Failing({(name, gpus.uuids[0]): "gpu_unusable" for name in ("a", "b")})
+
+    summary = gpus.run(study("a", "b", cycles=3, retries=Retries(limit=0, stop_after=None)), broken)
+
+    assert (summary.problem, summary.n_results) == (None, 6)
+    assert {gpus_of(one) for one in results(gpus.output)} == {(gpus.uuids[1],)}
+
+
+def test_experiments_that_are_too_large_do_not_end_a_sweep(gpus: OnTwoGpus) -> None:
+    large = [f"large{number}" for number in range(12)]
+    launcher = Failing({(name, uuid): "out_of_memory" for name in large for uuid in gpus.uuids})
+
+    summary = gpus.run(study("small", *large, "other", cycles=2), launcher)
+
+    assert (summary.problem, summary.n_results) == (None, 4)
+    assert len(failures(gpus.output)) <= 2 * 12, "none was tried again"
+
+
+def test_a_gpu_that_somebody_else_uses_is_left_to_them(gpus: OnTwoGpus, gpu_node: Node) -> None:
+    gpu_node.gpus[0].processes = [(os.getpid(), 2**30)]
+
+    summary = gpus.run(study("a", cycles=3), LocalLauncher())
+
+    assert summary.n_results == 3
+    assert {gpus_of(one) for one in results(gpus.output)} == {(gpus.uuids[1],)}
+
+
+def test_a_result_says_that_its_gpu_was_not_as_it_should_be(gpus: OnTwoGpus, gpu_node: Node) -> None:
+    for gpu in gpu_node.gpus:
+        gpu.temperature(base_c=70.0)
+    rules = CoolDown(max_temperature_c=50.0, temperature_timeout_s=0.5)
+
+    gpus.run(study("a", cycles=1, cool_down=rules), LocalLauncher())
+
+    (result,) = results(gpus.output)
+    assert any(text.startswith("not_cooled_down: ") and "70 degrees" in text for text in result.measurement_warnings)
+
+
+def test_who_asks_to_stop_while_a_gpu_cools_starts_no_job(gpus: OnTwoGpus, gpu_node: Node) -> None:
+    for gpu in gpu_node.gpus:
+        gpu.temperature(base_c=70.0)
+    stop = Stop()
+    threading.Timer(1.0, stop.ask).start()
+    rules = CoolDown(max_temperature_c=50.0, temperature_timeout_s=60.0)
+
+    summary = gpus.run(study("a", cycles=1, cool_down=rules), LocalLauncher(), stop)
+
+    assert isinstance(summary.problem, Interrupted)
+    assert results(gpus.output) == []
+
+
+def test_a_lease_folder_that_hangs_costs_no_running_job(gpus: OnTwoGpus) -> None:
+    """As when a runner is stopped with Ctrl-Z while it is alone in it."""
+    held = FileLock(lease_folder() / ".lock", thread_local=False)
+    threading.Timer(1.5, held.acquire).start()
+    threading.Timer(4.0, held.release).start()
+
+    summary = gpus.run(study("a", cycles=2, retries=Retries(limit=0)), LocalLauncher())
+
+    assert (summary.problem, summary.n_results) == (None, 2)
+
+
+def test_a_begun_block_does_not_wait_for_its_gpu_for_ever(gpus: OnTwoGpus) -> None:
+    wanted = study("a", "b", cycles=1, from_file=True)
+    only_a = replace(wanted, experiments=wanted.experiments[:1])
+    assert gpus.run(only_a, LocalLauncher()).n_results == 1
+    (first,) = results(gpus.output)
+    other = Slots(gpus_of(first), lease_folder(), Owner(output=gpus.output, study="other", launcher="local"))
+
+    with other.lease(1) or nullcontext() as lease:
+        assert lease is not None
+        host_pool = gpus.run(replace(wanted, timeouts=Timeouts(gpus_s=2.0)), LocalLauncher(), extend=True)
+
+    assert host_pool.n_results == 2
+    assert len({one.block for one in results(gpus.output)}) == 2
 
 
 def test_a_bug_in_one_block_ends_the_others_blocks_after_their_running_job(gpus: OnTwoGpus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def test_memory_and_configuration_are_never_tried_again_and_the_rest_is(
     assert respond(failed(code), RETRIES, tries, kills=0) is expected
 
 
+def test_memory_that_ran_out_beside_somebody_else_says_nothing_about_the_experiment() -> None:
+    out_of_memory = failed(ExitCode.OUT_OF_MEMORY)
+    assert respond(out_of_memory, RETRIES, 1, 0, undisturbed=False) is Response.AGAIN
+    assert respond(failed(ExitCode.CONFIG_INVALID), RETRIES, 1, 0, undisturbed=False) is Response.SET_EXPERIMENT_ASIDE
+
+
 def test_a_launcher_that_can_start_nothing_ends_the_study() -> None:
     assert respond(failed(ExitCode.LAUNCHER, impossible=True), RETRIES, 1, 0) is Response.STOP
 
@@ -66,6 +73,8 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 def test_only_failures_in_a_row_break_the_circuit() -> None:
     breaker = Breaker(3)
-    bad, killed = failed(ExitCode.MEASUREMENT_FAILED), failed(ExitCode.INTERRUPTED)
-    assert [breaker.note(one) for one in (bad, bad, SUCCESS, bad, killed, bad, bad)] == [False] * 6 + [True]
+    bad, too_large = failed(ExitCode.MEASUREMENT_FAILED), failed(ExitCode.OUT_OF_MEMORY)
+    killed = replace(failed(ExitCode.INTERRUPTED), directory=None)
+    row = (bad, bad, SUCCESS, bad, killed, too_large, bad, bad)
+    assert [breaker.note(one) for one in row] == [False] * 7 + [True]
     assert not any(Breaker(None).note(bad) for _ in range(100))

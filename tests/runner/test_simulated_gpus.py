@@ -105,7 +105,7 @@ def test_a_process_of_somebody_else_makes_the_energy_invalid_and_is_named(machin
     ran = runner("run", study, "--output", tmp_path / "on", env=machine.environment() | {"CUDA_VISIBLE_DEVICES": "3,4"})
 
     assert ran.code == 0, ran.stderr
-    assert f"measured all the same: {name} (pid {os.getpid()}) on {gpu.uuid}" in ran.stderr
+    assert f"measured all the same: foreign_process: {name} (pid {os.getpid()}) on {gpu.uuid}" in ran.stderr
     result = only_result(tmp_path / "on")
     assert result.measurement_valid is False
     assert result.invalid_reasons == ["foreign_process", "simulated_device"]

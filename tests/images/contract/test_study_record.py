@@ -30,6 +30,7 @@ RECORD = StudyRecord(
     created=make.OPEN,
     seed=42,
     order="shuffled",
+    on_gpus=True,
     placement="block",
     cycles=RULE,
     experiments=[ExperimentRecord(name="b4", measurement_config_hash="ab" * 8, config={"batch_size": 4})],

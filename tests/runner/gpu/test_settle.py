@@ -39,7 +39,7 @@ def test_memory_that_is_given_back_late_is_waited_for(gpu_node: Node) -> None:
     problems, said, _ = settled(gpu_node, Settler(CoolDown(busy_timeout_s=20.0)))
     timer.join()
     assert problems == []
-    assert f"MB are in use on {gpu.uuid}" in said[0]
+    assert said[0].startswith("waiting: gpu_memory_in_use: ")
 
 
 def test_memory_that_stays_in_use_is_waited_for_once(gpu_node: Node) -> None:

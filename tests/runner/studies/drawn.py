@@ -49,6 +49,7 @@ def run(study: Study, published: Drawn, goal: CycleGoal | None = None) -> CycleG
         tried.update(new)
         goal.look(published, tried, ())
         wanted = goal.wanted(published, tried)
+    goal.close()
     return goal
 
 

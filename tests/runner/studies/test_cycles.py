@@ -49,6 +49,23 @@ def test_a_block_that_cannot_be_completed_is_replaced_and_the_pilot_takes_comple
     assert sorted(cycle for _, cycle in published.results if _ == b.config_hash) == [1, 3, 4, 5, 6]
 
 
+def test_a_pilot_that_cannot_be_completed_is_not_running_for_ever() -> None:
+    a = experiment("a")
+    published = Drawn(np.random.default_rng(5), 0.01, lost=[(a.config_hash, cycle) for cycle in (2, 3)])
+    found = run(Study("s", (a,), Adaptive(min=5, max=6)), published).adaptive
+    assert found is not None
+    assert (found.n, found.outcome) == (None, "not_reached")
+
+
+def test_an_experiment_that_never_works_does_not_keep_the_others_from_their_number() -> None:
+    a, b = experiment("a"), experiment("b")
+    published = Drawn(np.random.default_rng(6), 0.0, lost=[(b.config_hash, cycle) for cycle in range(1, 31)])
+    found = run(Study("s", (a, b), Adaptive(min=5, max=30)), published).adaptive
+    assert found is not None
+    assert (found.n, found.outcome, [one.experiment for one in found.pilot]) == (5, "reached", ["a"])
+    assert len(published.results) == 5
+
+
 def test_a_metric_that_nothing_measures_ends_at_the_pilot_and_says_so() -> None:
     study = Study("s", (experiment("a"),), RULE)
 

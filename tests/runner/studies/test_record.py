@@ -10,13 +10,21 @@ import pytest
 
 from images.contract.scheduling import AdaptiveCycles
 from images.contract.study import STUDY_FILE, StudyRecord
+from runner.layout import Layout
+from runner.studies import record as records
 from runner.studies.adaptive import second_stage
-from runner.studies.record import NotThisStudy, claim
+from runner.studies.record import NotThisStudy
 from runner.studies.settings import Adaptive, Retries
 from runner.studies.study import Study
 from tests.runner.sample_studies import experiment, study
 
 RULE = Adaptive(min=5, max=9)
+
+
+def claim(output: Path, wanted: Study, extend: bool, on_gpus: bool = False) -> StudyRecord | None:
+    layout = Layout(output)
+    layout.prepare()
+    return records.claim(layout, wanted, extend, on_gpus)
 
 
 def from_file(*names: str, **settings: Any) -> Study:
@@ -73,6 +81,20 @@ def test_what_would_mix_results_is_refused_whatever_is_asked(tmp_path: Path, cha
     with pytest.raises(NotThisStudy, match=said):
         claim(tmp_path, changed, extend=True)
     assert StudyRecord.load(tmp_path) == before
+
+
+def test_a_study_measured_on_gpus_does_not_go_on_without_them(tmp_path: Path) -> None:
+    """As after a kernel update, whose driver is not loaded."""
+    claim(tmp_path, from_file("a"), extend=False, on_gpus=True)
+    with pytest.raises(NotThisStudy, match="it was measured on GPUs, and here are none to use"):
+        claim(tmp_path, from_file("a"), extend=True, on_gpus=False)
+
+
+def test_a_directory_in_which_another_study_has_only_begun_is_not_taken(tmp_path: Path) -> None:
+    Layout(tmp_path).new_attempt("loose", 1, 1)
+    with pytest.raises(NotThisStudy, match="study 'loose' is at work"):
+        claim(tmp_path, from_file("a"), extend=False)
+    assert not (tmp_path / STUDY_FILE).exists()
 
 
 def test_a_directory_with_results_of_no_study_file_is_not_taken(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def save_study(output: Path, cycles: int | AdaptiveCycles) -> None:
         created=START,
         seed=1,
         order="shuffled",
+        on_gpus=True,
         placement="block",
         cycles=cycles,
         experiments=experiments,
