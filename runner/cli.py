@@ -111,6 +111,10 @@ def plan(everything: bool, **options: Any) -> None:
     n_gpus = len(study_gpus(study))
     for line in describe_plan(study, n_gpus, output_of(asked, study), everything=everything):
         click.echo(line)
+    try:
+        check_power_limits(open_host(study).gpu_uuids, study.launcher.power_limit_w)
+    except JobError as error:
+        click.echo(f"would be refused: {error}")
 
 
 @cli.command()

@@ -73,7 +73,7 @@ class Dispatcher:
         self._settler = Settler(run.study.cool_down)
         self._breaker = Breaker(run.study.retries.stop_after)
         self._returned: list[Unit] = []
-        self._said_why = False
+        self._said_why = self._said_end = False
         self.outcomes: list[Outcome] = []
         self.problem: JobError | OSError | None = None
         self.set_aside: dict[str, Outcome] = {}
@@ -94,6 +94,7 @@ class Dispatcher:
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="slot") as pool, self._draining_after_a_bug():
             while pending or active:
                 pending = [] if self._run.stop.drain else self._start(pending, active, pool)
+                self._say_that_it_ends(active)
                 self._say_why_nothing_runs(pending, active)
                 if active:
                     done, active = wait(active, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
@@ -339,11 +340,21 @@ class Dispatcher:
         )
         return replace(unit, only=None)
 
+    def _say_that_it_ends(self, active: set[Future[None]]) -> None:
+        """Once, to whoever asked for it; with a word for those who cannot wait."""
+        if self._run.stop.drain and active and self.problem is None and not self._said_end:
+            self._said_end = True
+            jobs = "the running job" if len(active) == 1 else f"{len(active)} running jobs"
+            self._run.progress.note(f"finishing {jobs}; Ctrl-C again, or `runner stop --now`, ends them now")
+
     def _say_why_nothing_runs(self, pending: Sequence[Unit], active: set[Future[None]]) -> None:
         if not active:
             wanted = pending[0].only if pending else None
             which = f" ({', '.join(wanted)})" if wanted else ""
-            self._run.progress.waiting(f"waiting for GPUs that other runners have leased{which}" if pending else None)
+            text = f"waiting for GPUs that other runners have leased{which}"
+            if self._run.study.launcher.exclusive:
+                text = "waiting until no other runner is on this host (exclusive)"
+            self._run.progress.waiting(text if pending else None)
             self._said_why = bool(pending)
         elif self._said_why:
             self._run.progress.waiting(None)

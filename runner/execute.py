@@ -117,6 +117,8 @@ def _run_attempt(job: Job, context: JobContext, attempt: Attempt, slot: Slot, ru
         ended, given_up = _wait(running, attempt, run)
         run.neighbourhood.leave(attempt)  # before anything else looks at what is in the folder
         running.collect()
+        if ended.exit_code == ExitCode.MEASUREMENT_FAILED and attempt.finished_directory() is None:
+            require_room(run.layout)  # that it could say nothing itself has one usual reason
         outcome = conclude(job, context, attempt, ended, run.layout, given_up)
         for folder in run.layout.publish_raw(attempt):
             run.progress.note(f"what single processes measured is kept in {folder}")

@@ -28,10 +28,10 @@ def recover(
     Raises:
         LaunchFailed, OSError: what the own study left could not be cleared away; nothing may start beside it.
     """
-    end_orphans(launchers(own_launcher), own_study, layout)
     for study in {slug(own_study), *layout.attempts(), *layout.abandoned()}:
-        if layout.is_of(study, own_study):
+        if study == slug(own_study):
             clear(study, layout, launchers, note)
+            end_orphans(launchers(own_launcher), study, layout)  # also those without an attempt
             continue
         with layout.lock(study) as held:
             if held:
@@ -42,7 +42,7 @@ def recover(
 
 
 def clear(study: str, layout: Layout, launchers: Callable[[str], Launcher], note: Note) -> None:
-    """End the study's orphans, publish what is whole, remove the rest. Its lock is held.
+    """End the study's orphans, and say how many, publish what is whole, remove the rest. Its lock is held.
 
     Args:
         study: its slug.
@@ -53,7 +53,8 @@ def clear(study: str, layout: Layout, launchers: Callable[[str], Launcher], note
     """
     attempts = layout.attempts().get(study, [])  # again, now that the study's lock is held
     for launcher in {_launcher_of(attempt) for attempt in attempts} - {None}:
-        end_orphans(launchers(str(launcher)), study, layout)
+        if n_ended := end_orphans(launchers(str(launcher)), study, layout):
+            note(f"ended {n_ended} job{'s' if n_ended > 1 else ''} that an earlier runner of study {study} had left")
     for attempt in attempts:
         take_back(attempt.folder)
         finished = attempt.finished_directory()
@@ -64,16 +65,20 @@ def clear(study: str, layout: Layout, launchers: Callable[[str], Launcher], note
         attempt.remove()
 
 
-def end_orphans(launcher: Launcher, study: str, layout: Layout) -> None:
+def end_orphans(launcher: Launcher, study: str, layout: Layout) -> int:
     """End every job of a study in this output, also one whose attempt is gone: an engine may make a container
     after the runner that asked for it was killed, and after the next one has cleared up. Its lock is held.
+
+    Returns:
+        How many.
 
     Raises:
         LaunchFailed: one cannot be ended.
     """
-    for attempt, running in launcher.find(layout.attempts_folder):
-        if layout.is_of(layout.study_of(attempt) or "", study):
-            end(running)
+    found = [running for attempt, running in launcher.find(layout.attempts_folder) if layout.study_of(attempt) == study]
+    for running in found:
+        end(running)
+    return len(found)
 
 
 def end(running: Running) -> None:

@@ -18,7 +18,7 @@ from runner.gpu.settle import check_power_limits
 from runner.gpu.slots import Owner, Slots, forget_dead
 from runner.host import Host
 from runner.interrupt import Stop
-from runner.layout import Layout
+from runner.layout import Layout, slug
 from runner.outcome import Outcome
 from runner.recovery import end_orphans, recover
 from runner.studies.cycles import CycleGoal
@@ -103,7 +103,7 @@ def run_study(
         before_jobs()
         summary = _run_cycles(study, record, layout, host, progress, stop)
         if summary.problem is None:
-            end_orphans(host.launcher, study.name, layout)
+            end_orphans(host.launcher, slug(study.name), layout)
         return summary
 
 

@@ -82,14 +82,16 @@ def check_gpus(study: Study, n_here: int) -> None:
     Raises:
         GpuUnusable: an experiment needs more GPUs than there are here.
     """
-    too_large = [experiment for experiment in study.experiments if experiment.n_gpus > n_here]
-    if n_here and too_large:
+    # Processes can share a CPU; a process of several GPUs is nothing without them.
+    needs = {one: one.n_gpus if n_here else one.config.gpus_per_process for one in study.experiments}
+    too_large = [one for one, needed in needs.items() if needed > max(n_here, 1)]
+    if too_large:
         most = max(too_large, key=lambda experiment: experiment.n_gpus)
         others = f" (and {len(too_large) - 1} more experiments)" if len(too_large) > 1 else ""
         raise GpuUnusable(
             f"experiment '{most.name}'{others}: num_processes x gpus_per_process needs {most.n_gpus} GPUs, "
             f"and {n_here} can be used here.",
-            "Lower them, widen CUDA_VISIBLE_DEVICES or the allocation, or measure on the CPU (gpus: none).",
+            "Lower them, or widen CUDA_VISIBLE_DEVICES or the allocation. On the CPU gpus_per_process has to be 1.",
         )
 
 
@@ -102,7 +104,7 @@ def explain_capacity(study: Study, n_here: int) -> list[str]:
         units = n_cycles if study.placement == "block" else n_cycles * len(experiments)
         units = 1 if study.order == "sequential" and study.placement == "block" else units
         at_once = min(sets, units)
-        what = f"{len(experiments)} experiments x {n_cycles} {_cycles_word(study)}"
+        what = f"{len(experiments)} experiment{_s(len(experiments))} x {n_cycles} {_cycles_word(study, n_cycles)}"
         where = "on the CPU" if needs == 0 else f"on {needs} GPU{'s' if needs > 1 else ''} each"
         used = f"{at_once} at a time" if needs == 0 else f"{at_once * needs} of {n_here} GPUs at the same time"
         lines.append(f"{what} {where}: {used}{_why_not_more(study, at_once, sets, needs, n_here)}")
@@ -134,8 +136,12 @@ def _gpu_sets(study: Study, needs: int, n_here: int) -> int:
     return min(there, study.launcher.max_parallel or there)
 
 
-def _cycles_word(study: Study) -> str:
-    return "cycles" if isinstance(study.cycles, int) else f"pilot cycles (then up to {study.cycles.max})"
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _cycles_word(study: Study, n_cycles: int) -> str:
+    return f"cycle{_s(n_cycles)}" if isinstance(study.cycles, int) else f"pilot cycles (then up to {study.cycles.max})"
 
 
 def _groups(study: Study, on_cpu: bool) -> list[tuple[int, list[Experiment]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from images.contract.scheduling import AdaptiveCycles
 from images.contract.study import STUDY_FILE, ExperimentRecord, StudyRecord
 from runner.layout import Layout
 from runner.studies.adaptive import begin
-from runner.studies.scan import has_results
+from runner.studies.scan import has_results, hashes_with_results
 from runner.studies.settings import Adaptive
 from runner.studies.study import Study
 
@@ -69,7 +70,10 @@ def check(layout: Layout, study: Study, extend: bool, on_gpus: bool) -> tuple[St
         return None, record
     if there.name != study.name:
         raise NotThisStudy(f"{output} belongs to study '{there.name}', not to '{study.name}'.", _ANOTHER_PLACE)
-    refused, added = _differences(there, record)
+    measured = hashes_with_results(output)
+    if not measured:
+        return there, record  # nothing that it would have to belong to
+    refused, added = _differences(there, record, measured)
     if refused:
         raise NotThisStudy(
             f"study '{study.name}' in {output} is another one: {'; '.join(refused)}.",
@@ -78,7 +82,7 @@ def check(layout: Layout, study: Study, extend: bool, on_gpus: bool) -> tuple[St
     if added and not extend:
         raise NotThisStudy(
             f"study '{study.name}' has changed since it ran in {output}: {'; '.join(added)}.",
-            "Run again with --extend to add that, or give the study another name.",
+            "Run again with --extend if that is meant, or give the study another name.",
         )
     return there, record.model_copy(update={"created": there.created, "cycles": _kept_cycles(there, record)})
 
@@ -119,8 +123,12 @@ def _record(study: Study, on_gpus: bool) -> StudyRecord:
     )
 
 
-def _differences(there: StudyRecord, wanted: StudyRecord) -> tuple[list[str], list[str]]:
-    """What can never be, because results would no longer belong together, and what would only be added."""
+def _differences(there: StudyRecord, wanted: StudyRecord, measured: Collection[str]) -> tuple[list[str], list[str]]:
+    """What can never be, because results would no longer belong together, and what may be on request.
+
+    Args:
+        measured: first 8 digits of the hashes that there are results of; what has none may be changed or left out.
+    """
     refused, added = [], []
     for name in ("seed", "order", "placement"):
         before, now = getattr(there, name), getattr(wanted, name)
@@ -129,11 +137,15 @@ def _differences(there: StudyRecord, wanted: StudyRecord) -> tuple[list[str], li
     if there.on_gpus != wanted.on_gpus:
         refused.append("it was measured on GPUs, and here are none to use" if there.on_gpus else "it ran on the CPU")
     before_by_name = {one.name: one.measurement_config_hash for one in there.experiments}
+    kept = {name for name, digest in before_by_name.items() if digest[:8] in measured}
     now_by_name = {one.name: one.measurement_config_hash for one in wanted.experiments}
-    if gone := [name for name in before_by_name if name not in now_by_name]:
-        refused.append(f"without {_names(gone)}")
-    if other := [name for name, digest in before_by_name.items() if now_by_name.get(name, digest) != digest]:
-        refused.append(f"another configuration under the name {_names(other)}")
+    gone = [name for name in before_by_name if name not in now_by_name]
+    other = [name for name, digest in before_by_name.items() if now_by_name.get(name, digest) != digest]
+    for names, what in ((gone, "without"), (other, "another configuration under the name")):
+        if lost := [name for name in names if name in kept]:
+            refused.append(f"{what} {_names(lost)}, which has results")
+        if free := [name for name in names if name not in kept]:
+            added.append(f"{what} {_names(free)}")
     new = [name for name in now_by_name if name not in before_by_name]
     if isinstance(there.cycles, AdaptiveCycles) or isinstance(wanted.cycles, AdaptiveCycles):
         if _rule(there.cycles) != _rule(wanted.cycles):

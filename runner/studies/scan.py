@@ -89,6 +89,13 @@ def gpu_sets(study: Study, published: Published, cycles: Sequence[int]) -> dict[
     return begun
 
 
+def hashes_with_results(output: Path) -> set[str]:
+    """First 8 digits of the hashes of all configurations with a result in `output`."""
+    with os.scandir(output) as entries:
+        parsed = [parse_directory_name(entry.name) for entry in entries]
+    return {name.hash8 for name in parsed if name is not None and not name.failed}
+
+
 def has_results(output: Path) -> str | None:
     """Name of some finished directory in `output`; None if there is none."""
     with os.scandir(output) as entries:

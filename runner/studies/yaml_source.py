@@ -6,6 +6,7 @@ Plain scalars follow the core schema of YAML 1.2: `off`, `yes` and `on` are text
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ _TAG = "tag:yaml.org,2002:"
 _DEEPEST = 50
 """Levels of nesting; no study needs as many, and what reads them is recursive."""
 _MOST_NODES = 1_000_000
+_MOST_BYTES = 64 * 2**20
 """After aliases are followed: a few lines of them can stand for more than any memory holds."""
 
 
@@ -121,6 +123,9 @@ def read_yaml(path: Path, problems: Problems) -> Node | None:
     Raises:
         OSError: the file cannot be read.
     """
+    if not stat.S_ISDIR(path.stat().st_mode) and (not path.is_file() or path.stat().st_size > _MOST_BYTES):
+        problems.add(Place(1, 1), f"not a file of at most {_MOST_BYTES >> 20} MiB")
+        return None
     text = _decode(path.read_bytes(), problems)
     if text is None:
         return None

@@ -293,7 +293,8 @@ def _again(again_in_s: float | None) -> str:
 def _describe(outcome: Outcome) -> str:
     if outcome.failure is not None:
         failure = outcome.failure
-        return f"FAILED ({failure.error_class}, exit code {failure.exit_code}): {failure.message} {failure.advice}"
+        word = "interrupted" if failure.exit_code == ExitCode.INTERRUPTED else "FAILED"
+        return f"{word} ({failure.error_class}, exit code {failure.exit_code}): {failure.message} {failure.advice}"
     assert outcome.directory is not None
     with _ONE_CATCHES_WARNINGS, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -131,7 +131,7 @@ def test_an_exclusive_study_waits_until_nobody_else_is_on_the_host(machine: Mach
 
     assert other.wait(timeout=30) == 0
     assert ran.code == 0, ran.stderr
-    assert "waiting for GPUs that other runners have leased" in ran.stderr
+    assert "waiting until no other runner is on this host (exclusive)" in ran.stderr
     (alone,), (before,) = results(tmp_path / "out"), results(tmp_path / "x" / "out")
     assert alone.start_time > before.end_time
 

@@ -67,7 +67,7 @@ def test_a_job_that_is_killed_again_and_again_is_left_for_the_next_run(tmp_path:
     ran = runner("run", written(tmp_path, stub={"fail": "killed"}), "--output", tmp_path / "out")
 
     assert ran.code == ExitCode.INTERRUPTED
-    assert ran.stderr.count("FAILED (Killed") == MOST_KILLS
+    assert ran.stderr.count("interrupted (Killed") == MOST_KILLS
     assert [one.error_class for one in failures(tmp_path / "out")] == ["Killed"], "too often to be chance"
     assert leftovers(tmp_path / "out") == []
 
@@ -229,9 +229,9 @@ def test_a_runner_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
 
 
 def test_a_failure_that_every_cycle_would_repeat_ends_the_study(tmp_path: Path) -> None:
-    ran = runner(*STUB, "--output", tmp_path, "--cycles", "3", "--set", "gpus_per_process=2")
+    ran = runner(*STUB, "--output", tmp_path, "--cycles", "3", "--set", "stub.fail=out_of_memory")
 
-    assert ran.code == ExitCode.CONFIG_INVALID
+    assert ran.code == ExitCode.OUT_OF_MEMORY
     assert len(failures(tmp_path)) == 1
     assert "would fail in the same way" in ran.stderr
 

@@ -144,6 +144,39 @@ def test_status_tells_of_a_running_study_from_another_terminal(tmp_path: Path) -
     assert runner("stop", out).code == 0
 
 
+def test_what_never_worked_is_corrected_and_the_study_completed(tmp_path: Path) -> None:
+    parts = [{"name": "ok", "batch_size": 1}, {"name": "big", "batch_size": 9, "stub": {"fail": "out_of_memory"}}]
+    out = tmp_path / "out"
+    first = runner("run", written(tmp_path, experiments=parts), "--output", out)
+    assert first.code == ExitCode.OUT_OF_MEMORY
+    kept = {one.experiment_id for one in results(out)}
+    parts[1] = {"name": "big", "batch_size": 8}
+    study = written(tmp_path, experiments=parts)
+
+    refused = runner("run", study, "--output", out)
+    extended = runner("run", study, "--output", out, "--extend")
+
+    assert "another configuration under the name 'big'. Run again with --extend if that is meant" in refused.last_line
+    assert extended.code == 0, extended.stderr
+    assert kept < {one.experiment_id for one in results(out)}
+    assert Counter(one.experiment for one in results(out)) == {"ok": 1, "big": 1}
+
+
+def test_who_asks_it_to_end_is_told_that_it_will_and_how_to_hurry_it(tmp_path: Path) -> None:
+    command = [
+        *RUNNER,
+        "run",
+        str(written(tmp_path, cycles=5, stub={"window_s": 3.0})),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    _wait_until(lambda: processes_in(tmp_path / "out") != [])
+    process.terminate()
+    said = process.communicate(timeout=30)[1]
+    assert "finishing the running job; Ctrl-C again, or `runner stop --now`, ends them now" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

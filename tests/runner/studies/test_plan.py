@@ -77,7 +77,8 @@ def test_a_blocks_name_is_its_cycle_and_its_gpus_in_any_order() -> None:
 
 def test_more_gpus_than_there_are_is_told_with_the_experiments_name() -> None:
     check_gpus(mixed(), 4)
-    check_gpus(mixed(), 0)
+    with pytest.raises(GpuUnusable, match="and 0 can be used here"):
+        check_gpus(mixed(), 0)
     with pytest.raises(GpuUnusable, match=r"'four': .*needs 4 GPUs, and 3 can be used here"):
         check_gpus(mixed(), 3)
 

@@ -27,6 +27,13 @@ def claim(output: Path, wanted: Study, extend: bool, on_gpus: bool = False) -> S
     return records.claim(layout, wanted, extend, on_gpus)
 
 
+def measured(output: Path, *names: str) -> None:
+    """A result of each of these experiments."""
+    for name in names:
+        digest = experiment(name).config_hash[:8]
+        (output / f"{name}-stub-{digest}-c001_2026-11-21T08-04-04Z").mkdir()
+
+
 def from_file(*names: str, **settings: Any) -> Study:
     return study(*names, from_file=True, **settings)
 
@@ -34,6 +41,7 @@ def from_file(*names: str, **settings: Any) -> Study:
 def test_a_study_that_ran_is_its_directorys_own_and_goes_on_unchanged(tmp_path: Path) -> None:
     first = claim(tmp_path, from_file("a", "b"), extend=False)
     assert first == StudyRecord.load(tmp_path)
+    measured(tmp_path, "a")
     assert claim(tmp_path, from_file("a", "b", retries=Retries(limit=9)), extend=False) == first
 
 
@@ -46,6 +54,7 @@ def test_a_study_that_ran_is_its_directorys_own_and_goes_on_unchanged(tmp_path: 
 )
 def test_more_experiments_or_cycles_are_added_knowingly(tmp_path: Path, changed: Study, said: str) -> None:
     before = claim(tmp_path, from_file("a", "b"), extend=False)
+    measured(tmp_path, "a", "b")
     with pytest.raises(NotThisStudy, match=f"has changed since it ran .*{said}.*--extend"):
         claim(tmp_path, changed, extend=False)
     assert StudyRecord.load(tmp_path) == before
@@ -78,14 +87,38 @@ def test_more_experiments_or_cycles_are_added_knowingly(tmp_path: Path, changed:
 )
 def test_what_would_mix_results_is_refused_whatever_is_asked(tmp_path: Path, changed: Study, said: str) -> None:
     before = claim(tmp_path, from_file("a", "b"), extend=False)
+    measured(tmp_path, "a", "b")
     with pytest.raises(NotThisStudy, match=said):
         claim(tmp_path, changed, extend=True)
     assert StudyRecord.load(tmp_path) == before
 
 
+def test_an_experiment_without_a_result_may_be_corrected_or_left_out_knowingly(tmp_path: Path) -> None:
+    corrected = replace(from_file("a", "b"), experiments=(experiment("a"), replace(experiment("c"), name="b")))
+    for changed, said in ((corrected, "another configuration under the name 'b'"), (from_file("a"), "without 'b'")):
+        output = tmp_path / said
+        claim(output, from_file("a", "b"), extend=False)
+        measured(output, "a")
+        with pytest.raises(NotThisStudy, match=f"{said}.*--extend"):
+            claim(output, changed, extend=False)
+        after = claim(output, changed, extend=True)
+        assert after is not None
+        assert [one.measurement_config_hash for one in after.experiments] == [
+            one.config_hash for one in changed.experiments
+        ]
+
+
+def test_a_study_that_has_no_result_yet_may_be_changed_at_will(tmp_path: Path) -> None:
+    claim(tmp_path, from_file("a", seed=1), extend=False)
+    after = claim(tmp_path, from_file("b", seed=2), extend=False)
+    assert after is not None
+    assert (after.seed, [one.name for one in after.experiments]) == (2, ["b"])
+
+
 def test_a_study_measured_on_gpus_does_not_go_on_without_them(tmp_path: Path) -> None:
     """As after a kernel update, whose driver is not loaded."""
     claim(tmp_path, from_file("a"), extend=False, on_gpus=True)
+    measured(tmp_path, "a")
     with pytest.raises(NotThisStudy, match="it was measured on GPUs, and here are none to use"):
         claim(tmp_path, from_file("a"), extend=True, on_gpus=False)
 
@@ -115,6 +148,7 @@ def test_a_damaged_record_is_one_line_and_stays(tmp_path: Path) -> None:
 def test_what_a_pilot_found_is_kept_and_closes_the_list_of_experiments(tmp_path: Path) -> None:
     whole = from_file("a", cycles=RULE)
     record = claim(tmp_path, whole, extend=False)
+    measured(tmp_path, "a")
     assert record is not None
     found = second_stage(RULE, {whole.experiments[0]: [1.0, 1.1, 0.9, 1.0, 1.05]})
     record.model_copy(update={"cycles": found}).save(tmp_path)
