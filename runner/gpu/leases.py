@@ -30,7 +30,7 @@ _RUN_LOCK = Path("/run/lock")
 _ELSEWHERE = Path("/tmp/joulehouse-leases")
 _FOLDER_MODE = 0o1777
 _FILE_MODE = 0o666
-PATIENCE_S = 30.0
+_PATIENCE_S = 30.0
 _POLL_S = 0.002
 _logger = logging.getLogger(__name__)
 
@@ -122,10 +122,11 @@ class LeaseFolder:
             raise self._unusable(error) from None
 
     @contextmanager
-    def alone(self, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    def alone(self, patience_s: float | None = None) -> Iterator[None]:
         """Nobody else leases, gives back or looks meanwhile. Not for long, and not twice in one thread."""
         # The file is one of all users. Threads of this process keep each other out as well: each has a descriptor.
         lock = FileLock(self._path / ".lock", mode=_FILE_MODE)
+        patience_s = _PATIENCE_S if patience_s is None else patience_s
         try:
             lock.acquire(timeout=patience_s, poll_interval=_POLL_S)
         except Timeout:

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from filelock import FileLock
 
-from runner.gpu.leases import PATIENCE_S, LeaseFolder, LeaseFolderUnusable, LeaseRecord, process_started
+from runner.gpu.leases import LeaseFolder, LeaseFolderUnusable, LeaseRecord, process_started
 
 _logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class Lease:
         )
 
 
-def active_leases(folder: Path, patience_s: float = PATIENCE_S) -> list[LeaseRecord]:
+def active_leases(folder: Path, patience_s: float | None = None) -> list[LeaseRecord]:
     """The leases of all runners, this one's too. Disturbs nobody, and makes no folder.
 
     Args:
@@ -239,7 +239,7 @@ def forget_dead(folder: Path, ended: Callable[[LeaseRecord], bool]) -> None:
                     leases.write(uuid, [record for record in leases.read(uuid) if not ended(record)])
 
 
-def _look(folder: LeaseFolder, patience_s: float = PATIENCE_S) -> list[tuple[str, bool, list[LeaseRecord]]]:
+def _look(folder: LeaseFolder, patience_s: float | None = None) -> list[tuple[str, bool, list[LeaseRecord]]]:
     """Each GPU with a file there, whether a runner has it, and its records."""
     if not folder.exists():
         return []
