@@ -7,17 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 
 from images.contract.job import ExitCode, GpuUnusable, JobError
 from images.contract.scheduling import AdaptiveCycles
 from runner.execute import JobNotEnded, Place, Run, Trial, run_job
-from runner.gpu.leases import LeaseFolderUnusable
-from runner.gpu.settle import Settler, check_power_limits, is_busy
+from runner.gpu.settle import Settler, check_power_limits
 from runner.gpu.slots import Lease, Slots
 from runner.launchers import Launcher, LaunchFailed
 from runner.outcome import Outcome, keep_failure
+from runner.placing import Placing
 from runner.recovery import end
 from runner.retry import Breaker, Response, is_kill, pause_s, respond
 from runner.studies.plan import Cell, Unit
@@ -62,12 +62,11 @@ class Dispatcher:
         launchers: Callable[[str], Launcher],
         failed_before: Counter[Cell],
     ) -> None:
-        self._run, self._slots, self.at_once, self._launchers = run, slots, at_once, launchers
+        self._run, self.at_once, self._launchers = run, at_once, launchers
+        self._placing = Placing(slots, run.study.timeouts.gpus_s, run.progress)
         self._tries = Counter(failed_before)
         self._done_in_block: Counter[tuple[int, int]] = Counter()
         self._unusable: dict[str, tuple[str, ...]] = {}
-        self._leased: set[str] = set()
-        self._refused_since_s: dict[tuple[str, ...], float] = {}
         self._adaptive: AdaptiveCycles | None = None
         self._lock = threading.Lock()
         self._settler = Settler(run.study.cool_down)
@@ -121,39 +120,26 @@ class Dispatcher:
         waiting: list[Unit] = []
         refused: set[tuple[int, tuple[str, ...] | None]] = set()
         for planned in pending:
-            unit = self._placeable(planned)
+            unit = self._placing.still_possible(planned)
             kind = (unit.n_gpus, unit.only)
             if len(active) >= self.at_once or kind in refused:
                 waiting.append(unit)
                 continue
-            if self._slots is not None and unit.n_gpus > len(self._slots.usable):
-                self._report(_no_gpus_left(unit, len(self._slots.usable)))
+            try:
+                self._placing.require_possible(unit)
+            except GpuUnusable as error:
+                self._report(error)
                 continue
-            lease = None if self._slots is None else self._lease(self._slots, unit)
-            if self._slots is not None and lease is None:
+            if (place := self._placing.find(unit)) is None:
                 refused.add(kind)
-                waiting.append(unit)
-                continue
-            place = Place() if lease is None else Place(lease.uuids, lease)
-            self._leased |= set(place.gpu_uuids)
-            active.add(pool.submit(self._work, unit, place))
+                waiting.append(self._placing.after_refusal(unit))
+            else:
+                active.add(pool.submit(self._work, unit, place))
         return waiting
-
-    def _lease(self, slots: Slots, unit: Unit) -> Lease | None:
-        """GPUs that somebody else uses without a lease are left to them as long as the study has others."""
-        try:
-            if unit.only is not None:
-                return slots.lease(unit.n_gpus, only=unit.only)
-            busy = {uuid for uuid in slots.usable if uuid not in self._leased and is_busy(uuid)}
-            enough = len(slots.usable) - len(busy) >= unit.n_gpus
-            return slots.lease(unit.n_gpus, avoid=busy if enough else ())
-        except LeaseFolderUnusable as error:
-            self._run.progress.waiting(f"waiting: {error}")
-            return None
 
     def _work(self, unit: Unit, place: Place) -> None:
         """Run a unit's jobs; what has to run on other GPUs is given back."""
-        with place.lease or nullcontext(), self._until_given_back(place):
+        with self._placing.held(place):
             left = unit.jobs
             try:
                 if place.lease is not None:
@@ -174,13 +160,6 @@ class Dispatcher:
             if left:
                 self._give_back(replace(unit, jobs=left, only=None))
 
-    @contextmanager
-    def _until_given_back(self, place: Place) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self._leased -= set(place.gpu_uuids)
-
     def _settled(self, job: Job, place: Place) -> bool:
         """Try a job until it is done or given up; False if it has to be tried on other GPUs."""
         retries, stop = self._run.study.retries, self._run.stop
@@ -189,7 +168,8 @@ class Dispatcher:
             try:
                 problems = self._prepare(place)
             except GpuUnusable as error:
-                return self._set_gpus_aside(place, str(error))
+                self._placing.set_aside(place, str(error))
+                return False
             if stop.drain:
                 return True
             outcome = self._tried(job, place, problems)
@@ -265,22 +245,14 @@ class Dispatcher:
     def _blame(self, outcome: Outcome, place: Place) -> bool:
         """The GPUs, which are set aside; or the experiment, if it could not use others either."""
         config_hash = outcome.job.config_hash
-        if self._slots is None or config_hash not in self._unusable:
+        if config_hash not in self._unusable:
             self._unusable[config_hash] = place.gpu_uuids
             assert outcome.failure is not None
-            return self._set_gpus_aside(place, outcome.failure.message)
-        for uuid in self._unusable.pop(config_hash):
-            self._slots.forgive(uuid)
-            self._run.progress.note(f"{uuid} is used again: {outcome.job.label} fails on other GPUs, too")
+            self._placing.set_aside(place, outcome.failure.message)
+            return False
+        self._placing.forgive(self._unusable.pop(config_hash), f"{outcome.job.label} fails on other GPUs, too")
         self._give_up(outcome, Response.SET_EXPERIMENT_ASIDE)
         return True
-
-    def _set_gpus_aside(self, place: Place, why: str) -> bool:
-        if self._slots is not None:
-            for uuid in place.gpu_uuids:
-                self._slots.set_aside(uuid, why)
-                self._run.progress.note(f"{uuid} is set aside until the next run: {why}")
-        return False
 
     def _leave_alone(self, place: Place, error: LaunchFailed) -> None:
         """What cannot be ended still holds its GPUs; without GPUs nothing may start beside it."""
@@ -288,7 +260,7 @@ class Dispatcher:
             self._fail(error)
         else:
             self._report(error)
-            self._set_gpus_aside(place, str(error))
+            self._placing.set_aside(place, str(error))
             place.lease.leave()  # the next runner has to know what still runs there
 
     def _end_orphans(self, lease: Lease) -> None:
@@ -322,24 +294,6 @@ class Dispatcher:
         with self._lock:
             self.problem = self.problem or problem
 
-    def _placeable(self, unit: Unit) -> Unit:
-        """A block whose GPUs are not here any more goes on elsewhere, as another block."""
-        if unit.only is None:
-            return unit
-        since_s = self._refused_since_s.setdefault(unit.only, time.monotonic())
-        patience_s = self._run.study.timeouts.gpus_s
-        if self._slots is None or not set(unit.only) <= set(self._slots.usable):
-            why = "cannot be used now"
-        elif time.monotonic() - since_s > patience_s:
-            why = f"another runner has had for {patience_s:g} s"
-        else:
-            return unit
-        self._run.progress.note(
-            f"cycle {unit.cycle}: its earlier results are from {', '.join(unit.only)}, which {why}; the "
-            "rest is measured on other GPUs, as another block"
-        )
-        return replace(unit, only=None)
-
     def _say_that_it_ends(self, active: set[Future[None]]) -> None:
         """Once, to whoever asked for it; with a word for those who cannot wait."""
         if self._run.stop.drain and active and self.problem is None and not self._said_end:
@@ -359,13 +313,6 @@ class Dispatcher:
         elif self._said_why:
             self._run.progress.waiting(None)
             self._said_why = False
-
-
-def _no_gpus_left(unit: Unit, n_usable: int) -> GpuUnusable:
-    return GpuUnusable(
-        f"{unit.jobs[0].label} needs {unit.n_gpus} GPUs, and {n_usable} are left that work.",
-        "Repair the GPUs that were set aside, and run again.",
-    )
 
 
 def _pause(seconds: float, stop_asked: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from images.contract.scheduling import AdaptiveCycles
 from images.contract.study import StudyRecord
 from runner.dispatch import Dispatcher
 from runner.execute import Run
-from runner.gpu.gpus import every_gpu, list_processes
+from runner.gpu.gpus import every_gpu
 from runner.gpu.leases import LeaseRecord
 from runner.gpu.neighbours import Neighbourhood
 from runner.gpu.settle import check_power_limits
@@ -147,9 +147,7 @@ def _dispatcher(
     whole_host = every_gpu() if study.launcher.exclusive else ()
     if host.gpu_uuids or whole_host:
         owner = Owner(output=layout.output, study=study.name, launcher=host.launcher.name)
-        slots = Slots(
-            host.gpu_uuids, host.leases, owner, exclusive=whole_host, busy=lambda uuid: bool(list_processes([uuid]))
-        )
+        slots = Slots(host.gpu_uuids, host.leases, owner, exclusive=whole_host)
     return Dispatcher(run, slots, most_at_once(study, len(host.gpu_uuids)), host.launchers, published.failures)
 
 

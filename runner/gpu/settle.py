@@ -32,13 +32,13 @@ def check_power_limits(uuids: Sequence[str], expected_w: float | None) -> None:
             )
 
 
-def is_busy(uuid: str) -> bool:
-    """Whether somebody computes on a GPU or holds its memory. One that does not answer is not busy but lost."""
+def busy_gpus(uuids: Sequence[str]) -> list[str]:
+    """Those on which somebody computes, or holds memory. One that does not answer is not busy but lost."""
     try:
-        (gpu,) = read_gpus([uuid])
+        states = read_gpus(uuids)
     except GpuUnusable:
-        return False
-    return bool(gpu.processes) or (gpu.memory_used_mb or 0.0) > IDLE_MEMORY_MB
+        return []
+    return [gpu.uuid for gpu in states if gpu.processes or (gpu.memory_used_mb or 0.0) > IDLE_MEMORY_MB]
 
 
 class Settler:
