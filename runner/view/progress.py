@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -48,6 +49,10 @@ class StandardError(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        # What is still in its buffer has to go somewhere, or the interpreter's last flush makes the exit code 120.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
 
 @dataclass(slots=True)

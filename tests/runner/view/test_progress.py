@@ -339,8 +339,12 @@ def test_a_terminal_gets_a_table_and_is_given_back(tmp_path: Path) -> None:
 
 
 def test_a_reader_who_leaves_takes_nothing_with_him(tmp_path: Path) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), "0.3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", SCRIPT, str(tmp_path), "0.3"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=buffered,
     )
     assert process.stderr is not None
     assert process.stderr.readline().startswith(b"[1/9] small c001")
