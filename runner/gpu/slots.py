@@ -34,7 +34,6 @@ class Slots:
         uuids: in the order in which they are tried.
         folder: `lease_folder()`; made if it is not there.
         exclusive: GPUs that every lease takes beside its own, in exclusive mode: all of the host.
-        busy: whether somebody else computes on a GPU; such GPUs are tried last. Asked only of GPUs that are free.
 
     Raises:
         LeaseFolderUnusable: it cannot be made or written, or it is a file. So do `lease` and `Lease.occupy`.
@@ -47,13 +46,11 @@ class Slots:
         owner: Owner,
         *,
         exclusive: Sequence[str] = (),
-        busy: Callable[[str], bool] = lambda _uuid: False,
     ) -> None:
         self._uuids = tuple(uuids)
         self._folder = LeaseFolder(folder)
         self._owner = owner
         self._exclusive = tuple(exclusive)
-        self._busy = busy
         self.aside: dict[str, str] = {}
         """GPUs that failed, and why."""
         if self._uuids or self._exclusive:
@@ -83,10 +80,6 @@ class Slots:
             if len(only) != n:
                 raise ValueError(f"{n} GPUs, but {len(only)} are named")
             candidates = [uuid for uuid in only if uuid in candidates]
-        elif len(candidates) > n:
-            leased = {uuid for uuid, held, _ in _look(self._folder) if held}
-            candidates = [uuid for uuid in candidates if uuid not in leased]
-            candidates.sort(key=self._busy)  # not while alone in the folder: a driver may take its time
         if len(candidates) < n:
             return None
         with self._folder.alone(), ExitStack() as undo:

@@ -58,7 +58,8 @@ class CycleGoal:
         complete = self.complete(published, sorted(tried), aside)
         found = self._end_pilot(published, complete, tried, aside) if self.adaptive.n is None else None
         n, outcome = self.adaptive.n, self.adaptive.outcome
-        if n is not None and outcome == "running" and len(complete) >= n:
+        was_cut = any(estimate.n_required > self.adaptive.max for estimate in self.adaptive.pilot)
+        if n is not None and outcome != "not_measured" and not was_cut and len(complete) >= n:
             self.adaptive = self.adaptive.model_copy(update={"outcome": "reached"})
         return found
 

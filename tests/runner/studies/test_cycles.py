@@ -57,6 +57,18 @@ def test_a_pilot_that_cannot_be_completed_is_not_running_for_ever() -> None:
     assert (found.n, found.outcome) == (None, "not_reached")
 
 
+def test_a_study_that_was_short_of_blocks_is_reached_when_a_later_run_completes_them() -> None:
+    a = experiment("a")
+    study = Study("s", (a,), Adaptive(min=5, max=6))
+    published = Drawn(np.random.default_rng(7), 0.0)
+    goal = run(study, published)
+    assert goal.adaptive is not None
+    short = goal.adaptive.model_copy(update={"outcome": "not_reached"})
+    again = run(study, published, CycleGoal(study, short)).adaptive
+    assert again is not None
+    assert again.outcome == "reached"
+
+
 def test_an_experiment_that_never_works_does_not_keep_the_others_from_their_number() -> None:
     a, b = experiment("a"), experiment("b")
     published = Drawn(np.random.default_rng(6), 0.0, lost=[(b.config_hash, cycle) for cycle in range(1, 31)])
