@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ class DockerLauncher:
         name = image_name(config.backend)
         with _launch_errors():
             try:
-                image = self._client.images.get(name)
+                image = _patiently(_is_away)(self._client.images.get, name)
             except ImageNotFound:
                 raise LaunchImpossible(
                     f"the image {name} is not built.", f"Run `make image BACKEND={config.backend}`."
@@ -249,8 +250,10 @@ class DockerLauncher:
         return DockerJob(container, attempt).watch()
 
     def find(self, below: Path) -> list[tuple[Attempt, Running]]:
+        of_jobs = {"label": LABEL_ATTEMPT}
         with _launch_errors():
-            containers = self._client.containers.list(all=True, filters={"label": LABEL_ATTEMPT}, ignore_removed=True)
+            list_ = partial(self._client.containers.list, all=True, filters=of_jobs, ignore_removed=True)
+            containers = _patiently(_is_away)(list_)
         attempts = [(Attempt(Path(container.labels[LABEL_ATTEMPT])), container) for container in containers]
         return [
             (attempt, DockerJob(container, attempt))

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from images.contract.files import parse_directory_name
 from runner.launchers.docker import LABEL_STUDY
+from runner.layout import Layout
 from tests.docker_engine import ROOT, build_image, engine_problem
 from tests.faults.aftermath import Aftermath, problems_of
 from tests.gpu_node.fixtures import hook_problem
@@ -33,6 +34,7 @@ EXPERIMENTS, CYCLES = 6, 10
 N_JOBS = EXPERIMENTS * CYCLES
 _MOMENTS_S = (0.3, 8.0)
 """After the runner's start: from its imports over its recovery to its first results."""
+_AFTER_IT_WORKS_S = (0.0, 6.0)
 STUDY = """
 name: {name}
 cycles: {cycles}
@@ -111,10 +113,16 @@ class Scene:
         return alive, job_killed, self._n_results()
 
     def finish(self, random_: random.Random, engine_restarts: int) -> int:
-        """Let the study come to its end, over restarts of the engine if told so; the runner's exit code."""
+        """Let the study come to its end, over restarts of the engine if told so; the runner's exit code.
+
+        A runner that finds no engine at its start says so and ends, which is right. So the restarts are not before
+        it has found one.
+        """
         runner = self._start()
+        while engine_restarts and runner.poll() is None and not self._works(runner):
+            time.sleep(0.02)
         for _ in range(engine_restarts):
-            time.sleep(random_.uniform(*_MOMENTS_S))
+            time.sleep(random_.uniform(*_AFTER_IT_WORKS_S))
             if runner.poll() is None:
                 restart_engine()
         try:
@@ -132,6 +140,11 @@ class Scene:
         return subprocess.Popen(
             command, env=self._environment, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL
         )
+
+    def _works(self, runner: subprocess.Popen[bytes]) -> bool:
+        """Whether it has come to what earlier runners left: its engine had answered."""
+        info = Layout(self.output).runner(self.name)
+        return info is not None and info.pid == runner.pid
 
     def _kill_a_job(self, random_: random.Random, runner: subprocess.Popen[bytes]) -> bool:
         """Waits for one as long as the runner lives."""

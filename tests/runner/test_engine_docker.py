@@ -74,6 +74,22 @@ def test_a_job_starts_once_and_ends_though_the_engine_is_away_for_a_while(
     assert containers_of(study) == []
 
 
+def test_a_runner_that_looks_for_images_and_orphans_waits_for_an_engine_that_is_away_for_a_while(
+    tmp_path: Path, stub_image: str, study: str, proxy: EngineProxy
+) -> None:
+    launcher = _checked()
+    running, attempt = started(launcher, study, tmp_path)
+    proxy.die()
+    threading.Timer(2.0, proxy.come_back).start()
+    assert [one for one, _ in launcher.find(tmp_path)] == [attempt]
+    proxy.die()
+    threading.Timer(2.0, proxy.come_back).start()
+    assert launcher.check(HANGING).image_id
+    running.kill()
+    running.collect()
+    running.remove()
+
+
 def test_a_start_whose_answer_got_lost_does_not_start_a_second_container(
     tmp_path: Path, stub_image: str, study: str, proxy: EngineProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
