@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from warehouse.bootstrap import bootstrap_ci
+from warehouse.intake.rows import CONDITIONS
+from warehouse.intervals import interval_rows, samples_by_cell
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -26,21 +28,33 @@ METRICS = (
     "total_tokens",
     "total_inference_time_sec",
 )
-"""One number per cycle each, the headline first; numbers about requests are summarised per cycle before."""
+"""Of a result, one number per cycle each, the headline first; what is about requests is summarised per cycle before."""
+MIXED = "mixed"
+"""Stands for a condition in which the cycles of a pooled row differ."""
+POOLED = tuple(name for name in CONDITIONS if name not in ("measurement_config_hash", "is_simulated"))
+"""Conditions that may be merged on request; different work, or simulated energy, never is."""
 
 _LATENCIES = ("ttft_mean_ms", "itl_mean_ms")
-_CONDITIONS = (
-    "study",
-    "measurement_config_hash",
-    "hardware",
-    "gpu_count",
-    "image",
-    "driver_version",
-    "power_limits_w",
-    "model_commit",
-    "is_simulated",
-)
 _SETTINGS = ("backend", "model", "dtype", "batch_size")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One metric over the cycles of one group, in the metric's unit; bounds are None for one cycle.
+
+    Attributes:
+        t_method: student_t, or stein of an adaptive study's stopping metric; None for one cycle.
+    """
+
+    unit: str
+    n_samples: int
+    mean: float
+    std: float
+    t_method: str | None
+    t_lower: float | None
+    t_upper: float | None
+    percentile_lower: float | None
+    percentile_upper: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,8 @@ class CampaignGroup:
         n_invalid: invalid for another reason than that GPUs are simulated (cycles).
         largest_energy_bound: largest bound of the meter's error in a cycle, as a fraction of its energy.
         n_bounds: cycles with such a bound.
+        figures: by metric; what no cycle has is not in it.
+        warnings: cycles by code of the warning that they have.
     """
 
     study: str | None
@@ -61,19 +77,20 @@ class CampaignGroup:
     batch_size: int | None
     n_failed: int
     hardware: str | None = None
-    gpu_count: int | None = None
+    gpu_count: int | str | None = None
     image: str | None = None
     driver_version: str | None = None
-    power_limits_w: Sequence[float] | None = None
+    power_limits_w: Sequence[float] | str | None = None
     model_commit: str | None = None
     is_simulated: bool = False
+    campaign_id: str | None = None
     n_cycles: int = 0
     n_invalid: int = 0
     n_superseded: int = 0
-    samples: Mapping[str, Sequence[float]] | None = None
     largest_energy_bound: float | None = None
     n_bounds: int = 0
-    warnings: Mapping[str, int] | None = None
+    figures: Mapping[str, Figures] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
 
 def aggregate_campaign_results(
@@ -109,7 +126,11 @@ def _measured(results: Sequence[ExperimentResult], metric: str) -> list[float]:
 
 
 def campaign_groups(
-    connection: DuckDBPyConnection, study: str | None = None, *, include_all: bool = False
+    connection: DuckDBPyConnection,
+    study: str | None = None,
+    *,
+    include_all: bool = False,
+    pool: Sequence[str] = (),
 ) -> list[CampaignGroup]:
     """The groups in the warehouse, of one study or of everything.
 
@@ -118,13 +139,19 @@ def campaign_groups(
 
     Args:
         include_all: let invalid cycles count, and give the groups of simulated GPUs, too.
+        pool: conditions of `POOLED` whose difference does not make another group.
     """
-    failed = _failures(connection, study)
+    if include_all or pool:
+        groups = _fresh_groups(connection, study, include_all, pool)
+    else:
+        groups = _stored_groups(connection, study)
+    by_study = "study" not in pool
+    failed = _failures(connection, study, by_study)
+    reached = {_key(group, by_study) for group in groups}
     groups = [
-        replace(group, n_failed=failed[key].n_failed) if (key := _key(group)) in failed else group
-        for group in _measured_groups(connection, study, include_all)
+        replace(group, n_failed=failed[key].n_failed) if (key := _key(group, by_study)) in failed else group
+        for group in groups
     ]
-    reached = {_key(group) for group in groups}
     groups += [group for key, group in failed.items() if key not in reached]
     return sorted(groups, key=_order)
 
@@ -132,7 +159,7 @@ def campaign_groups(
 def count_simulated(connection: DuckDBPyConnection, study: str | None = None) -> int:
     """Cycles on simulated GPUs, which `campaign_groups` leaves out by default; replaced runs are not among them."""
     (count,) = connection.execute(
-        "SELECT count(*) FROM cycles WHERE is_simulated AND NOT superseded AND ($study IS NULL OR study = $study)",
+        "SELECT count(*) FROM runs WHERE is_simulated AND NOT superseded AND ($study IS NULL OR study = $study)",
         {"study": study},
     ).fetchall()[0]
     return int(count)
@@ -146,74 +173,126 @@ def known_studies(connection: DuckDBPyConnection) -> list[str]:
     return [study for (study,) in rows if study is not None]
 
 
-def _measured_groups(connection: DuckDBPyConnection, study: str | None, include_all: bool) -> list[CampaignGroup]:
-    names = [*_CONDITIONS, *_SETTINGS]
-    # In the order they ran: the same cycles then always give the same interval.
-    lists = ", ".join(
-        f"list({metric}::DOUBLE ORDER BY start_time, experiment_id) FILTER (counts AND {metric} IS NOT NULL)"
-        for metric in METRICS
-    )
+def _stored_groups(connection: DuckDBPyConnection, study: str | None) -> list[CampaignGroup]:
+    """As ingest left them."""
+    names = ["campaign_id", *CONDITIONS, *_SETTINGS, "n_cycles", "n_invalid", "n_superseded", "n_energy_bounds"]
+    parameters = {"study": study}
+    chosen = "NOT is_simulated AND ($study IS NULL OR study = $study)"
+    groups = connection.execute(
+        f"SELECT {', '.join(names)}, largest_energy_bound_ratio FROM campaign_groups WHERE {chosen}", parameters
+    ).fetchall()
+    columns = list(Figures.__dataclass_fields__)
+    rows = connection.execute(
+        f"SELECT campaign_id, metric, {', '.join(columns)} FROM intervals "
+        f"WHERE campaign_id IN (SELECT campaign_id FROM campaign_groups WHERE {chosen})",
+        parameters,
+    ).fetchall()
+    figures: dict[str, dict[str, Figures]] = defaultdict(dict)
+    for campaign_id, metric, *values in rows:
+        figures[campaign_id][metric] = Figures(*values)
+    codes = _warnings(connection, "campaign_id", f"counts AND {chosen}", parameters)
+    return [
+        _group(dict(zip(names, row, strict=False)), row[-1], figures[row[0]], codes.get(row[0], {})) for row in groups
+    ]
+
+
+def _fresh_groups(
+    connection: DuckDBPyConnection, study: str | None, include_all: bool, pool: Sequence[str]
+) -> list[CampaignGroup]:
+    """Other groups than the stored ones, or over other cycles."""
+    kept = [name for name in CONDITIONS if name not in pool]
+    key = f"md5(to_json([{', '.join(f'{name}::VARCHAR' for name in kept)}]))" if pool else "campaign_id"
+    chosen = "($study IS NULL OR study = $study) AND ($include_all OR NOT is_simulated)"
+    is_cycle = "NOT superseded AND ($include_all OR NOT is_invalid)"
+    conditions = ", ".join(f"any_value({name}), count(DISTINCT coalesce({name}::VARCHAR, ''))" for name in CONDITIONS)
     rows = connection.execute(
         f"""
-        WITH judged AS (
-            SELECT
-                cycles.* REPLACE (counts OR ($include_all AND NOT superseded) AS counts),
-                (SELECT list(DISTINCT code ORDER BY code) FROM warnings
-                    WHERE warnings.experiment_id = cycles.experiment_id) AS codes,
-                energy_bound_j / nullif(total_energy_j, 0) AS bound
-            FROM cycles
-            WHERE ($study IS NULL OR study = $study) AND ($include_all OR NOT is_simulated)
-        )
-        SELECT {", ".join(_CONDITIONS)}, {", ".join(f"any_value({name} ORDER BY start_time)" for name in _SETTINGS)},
-            count(*) FILTER (counts),
+        SELECT {key}, {", ".join(f"arg_max({name}, start_time)" for name in _SETTINGS)},
+            count(*) FILTER ({is_cycle}),
             count(*) FILTER (NOT superseded AND is_invalid),
             count(*) FILTER (superseded),
-            max(bound) FILTER (counts),
-            count(bound) FILTER (counts),
-            flatten(list(codes ORDER BY start_time) FILTER (counts)),
-            {lists}
-        FROM judged
-        GROUP BY {", ".join(_CONDITIONS)}
+            count(energy_bound_ratio) FILTER ({is_cycle}),
+            max(energy_bound_ratio) FILTER ({is_cycle}),
+            {conditions}
+        FROM runs WHERE {chosen} GROUP BY 1
         """,
         {"study": study, "include_all": include_all},
     ).fetchall()
+    where = f"{chosen} AND {is_cycle}"
+    parameters = {"study": study, "include_all": include_all}
+    figures: dict[str, dict[str, Figures]] = defaultdict(dict)
+    for row in interval_rows(samples_by_cell(connection, where, parameters, key), {}):
+        values: list[Any] = [row.get(name) for name in Figures.__dataclass_fields__]
+        figures[row["campaign_id"]][row["metric"]] = Figures(*values)
+    codes = _warnings(connection, key, where, parameters)
+    names = [*_SETTINGS, "n_cycles", "n_invalid", "n_superseded", "n_energy_bounds"]
     groups = []
-    for row in rows:
-        columns = dict(zip(names, row, strict=False))
-        n_cycles, n_invalid, n_superseded, bound, n_bounds, codes, *samples = row[len(names) :]
-        measured = {metric: values for metric, values in zip(METRICS, samples, strict=True) if values}
-        groups.append(
-            CampaignGroup(
-                **columns,
-                n_cycles=n_cycles,
-                n_invalid=n_invalid,
-                n_superseded=n_superseded,
-                n_failed=0,
-                samples=measured,
-                largest_energy_bound=bound,
-                n_bounds=n_bounds,
-                warnings=dict(Counter(sorted(codes or ()))),
-            )
-        )
+    for own, *values in rows:
+        columns = dict(zip(names, values, strict=False)) | _pooled_conditions(values[len(names) + 1 :])
+        columns["campaign_id"] = None if pool else own
+        groups.append(_group(columns, values[len(names)], figures[own], codes.get(own, {})))
     return groups
 
 
-def _failures(connection: DuckDBPyConnection, study: str | None) -> dict[tuple[str | None, str | None], CampaignGroup]:
+def _pooled_conditions(values: Sequence[Any]) -> dict[str, Any]:
+    """From each condition's value and how many values there are, in turn."""
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return {name: value if count == 1 else MIXED for name, (value, count) in zip(CONDITIONS, pairs, strict=True)}
+
+
+def _group(
+    columns: Mapping[str, Any], bound: float | None, figures: Mapping[str, Figures], codes: Mapping[str, int]
+) -> CampaignGroup:
+    names = {name: value for name, value in columns.items() if name != "n_energy_bounds"}
+    return CampaignGroup(
+        **names,
+        n_failed=0,
+        n_bounds=columns["n_energy_bounds"],
+        largest_energy_bound=bound,
+        figures=figures,
+        warnings=codes,
+    )
+
+
+def _warnings(
+    connection: DuckDBPyConnection, key: str, where: str, parameters: Mapping[str, object]
+) -> dict[str, dict[str, int]]:
+    """Cycles by group and code."""
     rows = connection.execute(
-        """
-        SELECT study, measurement_config_hash, any_value(backend), any_value(model), any_value(dtype),
+        f"""
+        SELECT {key}, code, count(DISTINCT experiment_id)
+        FROM runs JOIN warnings USING (experiment_id)
+        WHERE {where} AND code IS NOT NULL
+        GROUP BY 1, 2 ORDER BY 1, 2
+        """,
+        parameters,
+    ).fetchall()
+    codes: dict[str, dict[str, int]] = defaultdict(dict)
+    for group, code, count in rows:
+        codes[group][code] = count
+    return codes
+
+
+def _failures(
+    connection: DuckDBPyConnection, study: str | None, by_study: bool
+) -> dict[tuple[str | None, str | None], CampaignGroup]:
+    """What has a result after all, by late aggregation, has not failed."""
+    own = "study" if by_study else f"CASE WHEN count(DISTINCT study) > 1 THEN '{MIXED}' ELSE any_value(study) END"
+    rows = connection.execute(
+        f"""
+        SELECT {own}, measurement_config_hash, any_value(backend), any_value(model), any_value(dtype),
             any_value(batch_size), count(*)
         FROM failures
-        WHERE $study IS NULL OR study = $study
-        GROUP BY study, measurement_config_hash
+        WHERE ($study IS NULL OR study = $study) AND experiment_id NOT IN (SELECT experiment_id FROM experiments)
+        GROUP BY {"study, " if by_study else ""}measurement_config_hash
         """,
         {"study": study},
     ).fetchall()
-    return {(row[0], row[1]): CampaignGroup(*row) for row in rows}
+    return {(row[0] if by_study else None, row[1]): CampaignGroup(*row) for row in rows}
 
 
-def _key(group: CampaignGroup) -> tuple[str | None, str | None]:
-    return group.study, group.measurement_config_hash
+def _key(group: CampaignGroup, by_study: bool) -> tuple[str | None, str | None]:
+    return group.study if by_study else None, group.measurement_config_hash
 
 
 def _order(group: CampaignGroup) -> tuple[str, ...]:

@@ -8,14 +8,23 @@ from importlib import import_module
 
 import click
 
+from warehouse.commands.standard_output import unless_nobody_reads
 from warehouse.errors import WarehouseError
 
 COMMANDS = {
     "ingest": "Take result directories into the database.",
     "campaign": "Show means with confidence intervals over cycles.",
+    "compare": "Say by how much B differs from A, and what could have been seen.",
     "sql": "Ask the database a question in SQL.",
+    "schema": "Show tables, views and their columns; upgrade an old database.",
+    "export": "Write tables as CSV, JSON or a Parquet lake.",
+    "results": "Look at, finish and delete single results in the results folder.",
+    "aggregate": "Make results of what incomplete experiments left in raw/.",
 }
 """Subcommands, each in the module of its name in warehouse.commands, as a click command called `command`."""
+
+
+_INTERRUPTED = "interrupted; what was finished is kept."
 
 
 class _Subcommands(click.Group):
@@ -43,10 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every mistake becomes one line on stderr.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 asked for wrongly.
+        The exit code: 0 done, 1 failed (or a gate that is not passed), 2 asked for wrongly, 3 a strict gate undecided.
     """
     try:
-        code = cli.main(args=arguments, prog_name="warehouse", standalone_mode=False)
+        code = 0
+        with unless_nobody_reads():
+            code = cli.main(args=arguments, prog_name="warehouse", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -61,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'a file'} cannot be used ({error.strerror}). Correct its permissions.", 1)
     except click.Abort:
-        return _fail("interrupted; what was finished is kept.", 130)
+        return _fail(_INTERRUPTED, 130)
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":  # DuckDB's word for Ctrl-C
+            raise
+        return _fail(_INTERRUPTED, 130)
 
 
 def _fail(message: str, exit_code: int) -> int:

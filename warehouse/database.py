@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -12,37 +15,99 @@ from duckdb import DuckDBPyConnection
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from warehouse.errors import EmptyWarehouse, WarehouseError
+from warehouse.migrations import migrate
+from warehouse.schema import (
+    OLDEST_VERSION,
+    SCHEMA_VERSION,
+    create_all,
+    create_views,
+    drop_views,
+    views_digest,
+)
 
-SCHEMA_VERSION = 2
 MEMORY_LIMIT = "2GB"
-"""Of a reader. Beyond it DuckDB uses a temporary folder beside the database, or ends the query."""
+"""Of a reader. Beyond it DuckDB uses a scratch folder, or ends the query."""
 
-_FOLDER = Path(__file__).parent
+WRITER_MEMORY_LIMIT = "1GB"
+_MOST_SPILLED = "16GB"
+_GIVES_WAY_S = 5.0
+"""How long a reader lets a writer that waits go first (s); not for ever, for that one may wait for a slow query."""
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 # DuckDB would otherwise try to download an extension when it is given, say, a SQLite file.
 _NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
 
 @contextmanager
-def writing(path: Path, wait_s: float) -> Iterator[DuckDBPyConnection]:
-    """One transaction on the warehouse in `path`, which is made if missing; nobody else can open it meanwhile.
+def staging() -> Iterator[DuckDBPyConnection]:
+    """A database in memory, to prepare what `attached` will store. What does not fit goes to a scratch folder."""
+    with tempfile.TemporaryDirectory(prefix="warehouse-") as scratch:
+        config: dict[str, str | bool] = {
+            **_NO_EXTENSIONS,
+            "memory_limit": WRITER_MEMORY_LIMIT,
+            "temp_directory": scratch,
+            "max_temp_directory_size": _MOST_SPILLED,
+            "preserve_insertion_order": False,  # files are many and small; rows say themselves where they belong
+        }
+        with duckdb.connect(config=dict(config)) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+
+
+@contextmanager
+def attached(connection: DuckDBPyConnection, path: Path, wait_s: float) -> Iterator[None]:
+    """One transaction of a staging connection on the warehouse in `path`, which is made, or brought up to date, first.
+
+    Nobody else can open it meanwhile. Inside, plain table names are the warehouse's, and `temp.x` what was staged.
 
     Args:
         wait_s: how long to wait for other processes to let go of it (s).
 
     Raises:
-        WarehouseError: in use for longer than that, not a warehouse, or it cannot be written.
+        WarehouseError: in use for longer than that, not a warehouse, of a newer version, or it cannot be written.
     """
-    connection = _open(path, wait_s, read_only=False, config=_NO_EXTENSIONS)
+    # An absolute path, because DuckDB gives a meaning of its own to names like :memory: and md:x.
+    name = str(path.absolute()).replace("'", "''")
+    with _announced(path):
+        _patiently(path, wait_s, lambda: connection.execute(f"ATTACH '{name}' AS warehouse (TYPE duckdb)"))
     try:
+        connection.execute("USE warehouse")
+        _bring_up_to_date(connection, path)
         connection.begin()
-        _ensure_tables(connection, path)
-        yield connection
+        yield
         connection.commit()
     except duckdb.OperationalError as error:
         raise WarehouseError(f"{path} cannot be written: {_first_line(error)}") from None
     finally:
-        connection.close()  # what is not committed is rolled back
+        _let_go(connection, path)
+
+
+@contextmanager
+def writing(path: Path, wait_s: float) -> Iterator[DuckDBPyConnection]:
+    """One transaction on the warehouse in `path`; as `attached`, with nothing staged."""
+    with staging() as connection, attached(connection, path, wait_s):
+        yield connection
+
+
+def upgrade(path: Path, wait_s: float) -> int | None:
+    """Bring the tables of an earlier version up to date.
+
+    Returns:
+        The version that they had; None if there are none yet.
+
+    Raises:
+        WarehouseError: in use, not a warehouse, from before the first release, or of a newer version.
+    """
+    if not path.exists():
+        return None
+    connection = _open(path, wait_s, _NO_EXTENSIONS)
+    try:
+        found = _version(connection, path)
+    finally:
+        connection.close()
+    if found is not None and found < SCHEMA_VERSION:
+        with writing(path, wait_s):
+            pass
+    return found
 
 
 @contextmanager
@@ -60,19 +125,109 @@ def reading(path: Path, wait_s: float) -> Iterator[DuckDBPyConnection]:
     """
     if not path.exists():
         raise EmptyWarehouse(path)
-    config: dict[str, str | bool] = {**_NO_EXTENSIONS, "enable_external_access": False, "memory_limit": MEMORY_LIMIT}
-    connection = _open(path, wait_s, read_only=True, config=config)
+    with tempfile.TemporaryDirectory(prefix="warehouse-") as scratch:
+        connection = _open(path, wait_s, _reader_config(Path(scratch)))
+        try:
+            _lock_settings(connection)
+            _require_this_version(connection, path)
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def exporting(path: Path, wait_s: float, folder: Path) -> Iterator[DuckDBPyConnection]:
+    """As `reading`, and COPY may write into `folder`, where also goes what does not fit into memory.
+
+    For our own queries alone.
+
+    Raises:
+        EmptyWarehouse, WarehouseError: as `reading`.
+    """
+    if not path.exists():
+        raise EmptyWarehouse(path)
+    connection = _open(path, wait_s, _reader_config(folder / "spilled"))
     try:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET lock_configuration = true")
-        if not _has_tables(connection, path):
-            raise EmptyWarehouse(path)
+        name = str(folder.absolute()).replace("'", "''")
+        connection.execute(f"SET allowed_directories = ['{name}']")
+        _lock_settings(connection)
+        _require_this_version(connection, path)
         yield connection
     finally:
         connection.close()
 
 
-def _open(path: Path, wait_s: float, *, read_only: bool, config: Mapping[str, str | bool]) -> DuckDBPyConnection:
+def _reader_config(scratch: Path) -> dict[str, str | bool]:
+    """What does not fit into memory goes to `scratch`: DuckDB lets every query write where it spills."""
+    return {
+        **_NO_EXTENSIONS,
+        "memory_limit": MEMORY_LIMIT,
+        "temp_directory": str(scratch),
+        "max_temp_directory_size": _MOST_SPILLED,
+    }
+
+
+def _lock_settings(connection: DuckDBPyConnection) -> None:
+    """The last settings; that of external access is not among those of the opening, which could then set no folder."""
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _require_this_version(connection: DuckDBPyConnection, path: Path) -> None:
+    found = _version(connection, path)
+    if found is None:
+        raise EmptyWarehouse(path)
+    if found != SCHEMA_VERSION:
+        raise WarehouseError(
+            f"{path} has tables of version {found}; this joulehouse has version {SCHEMA_VERSION}. "
+            f"Run `warehouse schema --upgrade --db {path}`, or ingest into it: both bring it up to date.",
+            2,
+        )
+
+
+def _open(path: Path, wait_s: float, config: Mapping[str, str | bool]) -> DuckDBPyConnection:
+    started = time.monotonic()
+
+    def connect() -> DuckDBPyConnection:
+        if time.monotonic() - started < _GIVES_WAY_S:
+            _give_way(path)
+        return duckdb.connect(str(path.absolute()), read_only=True, config=dict(config))
+
+    return _patiently(path, wait_s, connect)
+
+
+@contextmanager
+def _announced(path: Path) -> Iterator[None]:
+    """Tell readers that a writer waits: a few that poll without a pause would never leave it a gap."""
+    try:
+        queue = _queue_of(path).open("ab")
+    except OSError:  # then it takes its chance
+        yield
+        return
+    with queue:
+        fcntl.flock(queue, fcntl.LOCK_SH)
+        yield
+
+
+def _give_way(path: Path) -> None:
+    """
+    Raises:
+        duckdb.IOException: a writer waits for the database; as if it were locked already.
+    """
+    with suppress(FileNotFoundError, PermissionError), _queue_of(path).open("rb") as queue:
+        try:
+            fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise duckdb.IOException("Could not set lock: a writer waits") from None
+
+
+def _queue_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.queue")
+
+
+def _patiently(path: Path, wait_s: float, open_: Callable[[], DuckDBPyConnection]) -> DuckDBPyConnection:
     retrying = Retrying(
         retry=retry_if_exception(_is_locked),
         wait=wait_random_exponential(multiplier=0.05, max=1),
@@ -81,12 +236,21 @@ def _open(path: Path, wait_s: float, *, read_only: bool, config: Mapping[str, st
     )
     try:
         _refuse_other_formats(path)
-        # An absolute path, because DuckDB gives a meaning of its own to names like :memory: and md:x.
-        return retrying(duckdb.connect, str(path.absolute()), read_only=read_only, config=dict(config))
+        return retrying(open_)
     except OSError as error:
         raise WarehouseError(f"{path} cannot be opened ({error.strerror}). Give another file with --db.", 2) from None
     except duckdb.Error as error:
         raise _explained(error, path, wait_s) from None
+
+
+def _let_go(connection: DuckDBPyConnection, path: Path) -> None:
+    try:
+        with suppress(duckdb.TransactionException):  # nothing to roll back
+            connection.rollback()
+        connection.execute("USE memory")
+        connection.execute("DETACH warehouse")
+    except duckdb.Error as error:
+        raise WarehouseError(f"{path} cannot be written: {_first_line(error)}") from None
 
 
 def _refuse_other_formats(path: Path) -> None:
@@ -119,27 +283,51 @@ def _not_a_database(path: Path) -> WarehouseError:
     return WarehouseError(f"{path} is not a DuckDB database. Give another file with --db.", 2)
 
 
-def _ensure_tables(connection: DuckDBPyConnection, path: Path) -> None:
-    if not _has_tables(connection, path):
-        connection.execute((_FOLDER / "schema.sql").read_text(encoding="utf-8"))
-        connection.execute("INSERT INTO warehouse_schema VALUES (?)", [SCHEMA_VERSION])
-        connection.execute((_FOLDER / "views.sql").read_text(encoding="utf-8"))
+def _bring_up_to_date(connection: DuckDBPyConnection, path: Path) -> None:
+    """Make the tables, or those of an earlier version into this one's, or the views anew, each in one transaction."""
+    found = _version(connection, path)
+    if found is None:
+        connection.begin()
+        create_all(connection)
+        connection.commit()
+        return
+    if found < SCHEMA_VERSION:
+        connection.begin()
+        migrate(connection, found)
+        connection.commit()
+    if connection.execute("SELECT views_digest FROM warehouse_schema").fetchall() != [(views_digest(),)]:
+        connection.begin()
+        drop_views(connection)
+        create_views(connection)
+        connection.commit()
 
 
-def _has_tables(connection: DuckDBPyConnection, path: Path) -> bool:
-    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    if not tables:
-        return False
-    if "warehouse_schema" not in tables:
+def _version(connection: DuckDBPyConnection, path: Path) -> int | None:
+    """Of the tables; None if there are none.
+
+    Raises:
+        WarehouseError: other tables, or those of a version that is too old or too new.
+    """
+    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()")
+    names = {name for (name,) in tables.fetchall()}
+    if not names:
+        return None
+    if "warehouse_schema" not in names:
         raise WarehouseError(f"{path} holds other tables and is not a warehouse. Give another file with --db.", 2)
-    found = [version for (version,) in connection.execute("SELECT version FROM warehouse_schema").fetchall()]
-    if found != [SCHEMA_VERSION]:
+    found = [int(version) for (version,) in connection.execute("SELECT version FROM warehouse_schema").fetchall()]
+    if len(found) != 1 or found[0] < OLDEST_VERSION:
         raise WarehouseError(
-            f"{path} has tables of version {', '.join(map(str, found))}; this joulehouse has version {SCHEMA_VERSION}. "
+            f"{path} has tables of version {', '.join(map(str, found))}, from before the first release. "
             "Ingest the result directories into a new file.",
             2,
         )
-    return True
+    if found[0] > SCHEMA_VERSION:
+        raise WarehouseError(
+            f"{path} has tables of version {found[0]}; this joulehouse knows them up to {SCHEMA_VERSION}. "
+            "Use a newer joulehouse, or ingest the result directories into a new file.",
+            2,
+        )
+    return found[0]
 
 
 def _first_line(error: Exception) -> str:

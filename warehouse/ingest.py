@@ -7,323 +7,224 @@ process writes; then each batch is one short transaction.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from filecmp import cmp
 from pathlib import Path
 
-import duckdb
-import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from images.contract.files import find_directories
-from warehouse.database import reading, writing
+from images.contract import files
+from warehouse.database import attached, reading, staging, upgrade
 from warehouse.errors import EmptyWarehouse, WarehouseError
-from warehouse.records import Broken, Record, Row, name_of, read_directory, signature_of
+from warehouse.intake.landing import SIDECAR_TABLES, Landing, Summary, forget, forget_broken, land, mark_gone
+from warehouse.intake.object_storage import ObjectStorage
+from warehouse.intake.records import Broken, Record, read_directory
+from warehouse.intake.sidecars import stage
+from warehouse.intake.sources import Candidate, LocalSource, Source, Unreachable
+from warehouse.intervals import refresh
 
-BATCH = 500
-BATCH_BYTES = 256 * 2**20
-"""A batch ends with the directory whose sidecars bring it to this, because it is held in memory (bytes)."""
-SIDECAR_TABLES = ("requests", "samples")
-RESULT_TABLES = ("experiments", "process_results", "warnings", *SIDECAR_TABLES)
-FAILURE_TABLES = ("failures",)
+BATCH = 1000
+BATCH_BYTES = 96 * 2**20
+"""A batch ends with the directory whose files bring it to this, because it is held in memory (bytes)."""
+_SIDECAR_FILES = {"requests": files.REQUESTS_FILE, "samples": files.TIMESERIES_FILE}
+_OBJECTS = "s3://"
 
 _log = logging.getLogger(__name__)
-_DATA_ERRORS = (duckdb.Error, pa.ArrowException, ValueError, OverflowError)
-"""What can be wrong with the values of one directory, found when they are stored."""
+Progress = Callable[[int, int], object]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What became of the directories, each counted once."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the database knew before.
 
-    new: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    failures: int = 0
-    quarantined: int = 0
-    duplicates: int = 0
+    Attributes:
+        signatures: of what was read, by the directory's name; those that are in quarantine now are not among them.
+        held: names of all that was read.
+        quarantined: names.
+        gone: names of those held that were not there the last time.
+    """
 
-    def __add__(self, other: Summary) -> Summary:
-        return Summary(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
-
-    def __str__(self) -> str:
-        text = f"{self.new} new, {self.unchanged} unchanged, {self.failures} failures"
-        text += f", {self.quarantined} quarantined, {self.duplicates} duplicates"
-        return text + (f", {self.updated} updated" if self.updated else "")
-
-
-@dataclass(frozen=True)
-class _Holder:
-    """The directory that an experiment in the database came from."""
-
-    directory: str
-    content_sha256: str
-
-
-@dataclass(frozen=True)
-class _Sorted:
-    """A batch after a look at what the database has already."""
-
-    taken: list[Record]
-    duplicates: list[Record]
-    broken: list[Broken]
-    moved_from: list[str]
+    signatures: dict[str, str]
+    held: set[str]
+    quarantined: set[str]
+    gone: set[str]
 
 
 def ingest(
-    roots: Sequence[Path],
+    roots: Sequence[str | Path],
     database: Path,
     wait_s: float = 30.0,
     report: Callable[[str], object] = _log.info,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    *,
+    progress: Progress = lambda *_: None,
+    prune: bool = False,
 ) -> Summary:
     """Take every result and failure below `roots` that the database does not have yet.
 
     Args:
+        roots: folders, or s3://bucket/prefix.
         wait_s: how long to wait for another process to let go of the database (s).
         report: is given one line for each directory that is quarantined or doubled and each warning.
+        progress: is given how many of the directories that are to be read have been, and how many those are.
+        prune: forget what came from directories that are not there any more; else it stays.
 
     Raises:
-        WarehouseError: a root is not a readable directory, or the database cannot be used.
+        WarehouseError: a root is not readable, or the database cannot be used.
     """
-    roots = [_checked_root(root) for root in roots]
+    sources = [_source(root) for root in dict.fromkeys(map(str, roots))]
     if not database.absolute().parent.is_dir():
         raise WarehouseError(f"the folder of {database} does not exist. Make it, or give another file with --db.", 2)
-    known, quarantined = _bookkeeping(database, wait_s)
-    found: set[str] = set()
-    summary = Summary()
-
-    def fresh() -> Iterator[Path]:
-        nonlocal summary
-        for directory in dict.fromkeys(directory for root in roots for directory in find_directories(root)):
-            found.add(name_of(directory))
-            if _is_unchanged(directory, known):
-                summary += Summary(unchanged=1)
-            else:
-                yield directory
-
-    for batch in _batches(map(read_directory, fresh())):
-        for record in batch:
-            for note in getattr(record, "notes", ()):
-                report(f"warning: {note}")
-        summary += _land(batch, database, wait_s, report, now)
+    upgrade(database, wait_s)
+    known = _known(database, wait_s)
+    found, fresh = _look(sources, known, report)
+    summary = Summary(unchanged=len(found) - len(fresh))
     if not found:
         report(f"no result.json or failure.json below {', '.join(map(str, roots))}")
-    _forget_removed(database, wait_s, [name for name in quarantined - found if _is_below(name, roots)])
-    return summary
+    with staging() as connection:
+        landing = Landing(
+            connection, database, wait_s, lambda name: _exists(name, sources), _have_same_sidecars, report, now
+        )
+        done = 0
+        for source, batch in _batches(fresh):
+            summary += _read_and_land(source, batch, landing)
+            done += len(batch)
+            progress(done, len(fresh))
+        return summary + _settle_gone(known, found, sources, landing, prune)
 
 
-def _checked_root(root: Path) -> Path:
-    if not root.exists():
-        raise WarehouseError(f"{root} does not exist. Give the folder that the runner wrote its results to.", 2)
-    if not root.is_dir():
-        raise WarehouseError(f"{root} is not a directory. Give the folder that holds the result directories.", 2)
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise WarehouseError(f"{root} cannot be read (permission denied). Correct its permissions.", 2)
-    return root.resolve()
+def _source(root: str) -> Source:
+    return ObjectStorage.open(root) if root.startswith(_OBJECTS) else LocalSource(Path(root))
 
 
-def _bookkeeping(database: Path, wait_s: float) -> tuple[dict[str, str], set[str]]:
-    """Signatures of what was read, by directory, and the directories in quarantine."""
+def _known(database: Path, wait_s: float) -> _Known:
     with suppress(EmptyWarehouse), reading(database, wait_s) as connection:
-        known = dict(connection.execute("SELECT directory, signature FROM ingested_directories").fetchall())
         quarantined = {name for (name,) in connection.execute("SELECT directory FROM quarantine").fetchall()}
+        rows = connection.execute(
+            "SELECT directory, signature, gone_since IS NOT NULL FROM ingested_directories"
+        ).fetchall()
         # A directory that is broken now may be known from better days.
-        return {name: signature for name, signature in known.items() if name not in quarantined}, quarantined
-    return {}, set()
+        signatures = {name: signature for name, signature, _ in rows if name not in quarantined}
+        held, gone = {name for name, *_ in rows}, {name for name, _, is_gone in rows if is_gone}
+        return _Known(signatures, held, quarantined, gone)
+    return _Known({}, set(), set(), set())
 
 
-def _batches(records: Iterable[Record | Broken]) -> Iterator[list[Record | Broken]]:
-    batch: list[Record | Broken] = []
-    size = 0
+def _look(
+    sources: Sequence[Source], known: _Known, report: Callable[[str], object]
+) -> tuple[set[str], list[tuple[Source, Candidate]]]:
+    """Names of all directories there are, and those that are to be read."""
+    found: set[str] = set()
+    fresh = []
+    for source in sources:
+        for candidate in source.scan(known.signatures):
+            if candidate.name not in found:
+                found.add(candidate.name)
+                if known.signatures.get(candidate.name) != candidate.signature:
+                    fresh.append((source, candidate))
+        for line in source.unreadable:
+            report(f"warning: {line}")
+    return found, fresh
+
+
+def _batches(fresh: Iterable[tuple[Source, Candidate]]) -> Iterator[tuple[Source, list[Candidate]]]:
+    batch: list[Candidate] = []
+    n_bytes = 0
+    of: Source | None = None
+    for source, candidate in fresh:
+        if of is not None and (source is not of or len(batch) >= BATCH or n_bytes >= BATCH_BYTES):
+            yield of, batch
+            batch, n_bytes = [], 0
+        of = source
+        batch.append(candidate)
+        n_bytes += candidate.n_bytes
+    if of is not None:
+        yield of, batch
+
+
+def _read_and_land(source: Source, batch: Sequence[Candidate], landing: Landing) -> Summary:
+    with source.fetched(batch) as places:
+        records = _read(batch, places, landing.connection)
     for record in records:
-        batch.append(record)
-        size += sum(table.nbytes for table in record.sidecars.values()) if isinstance(record, Record) else 0
-        if len(batch) >= BATCH or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        for note in record.notes if isinstance(record, Record) else ():
+            landing.report(f"warning: {note}")
+    return land(records, landing)
 
 
-def _is_unchanged(directory: Path, known: dict[str, str]) -> bool:
-    with suppress(OSError):
-        return known.get(name_of(directory)) == signature_of(directory)
-    return False
+def _read(
+    batch: Sequence[Candidate], places: Sequence[Path | Unreachable], connection: DuckDBPyConnection
+) -> list[Record | Broken]:
+    """The documents are read by this thread and the sidecars by DuckDB, both at once."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        broken_sidecars: Future[dict[int, str]] = pool.submit(_stage_all, connection, batch, places)
+        records = [
+            Broken(candidate.name, f"{candidate.name} {place.reason}")
+            if isinstance(place, Unreachable)
+            else read_directory(number, candidate, place)
+            for number, (candidate, place) in enumerate(zip(batch, places, strict=True))
+        ]
+        reasons = broken_sidecars.result()
+    return [_judged(record, reasons) for record in records]
 
 
-def _land(
-    batch: Sequence[Record | Broken],
-    database: Path,
-    wait_s: float,
-    report: Callable[[str], object],
-    now: Callable[[], datetime],
-) -> Summary:
-    """Store a batch in one transaction; if the database refuses a value, find the directory that has it by halving."""
-    try:
-        with writing(database, wait_s) as connection:
-            parts = _sort(batch, _holders(connection, batch))
-            updated = _replace_old_rows(connection, parts)
-            _insert(connection, parts.taken)
-            _keep_books(connection, parts, now())
-    except _DATA_ERRORS as error:
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            return _land(batch[:middle], database, wait_s, report, now) + _land(
-                batch[middle:], database, wait_s, report, now
-            )
-        if isinstance(batch[0], Broken):
-            raise WarehouseError(f"{database} cannot be written: {str(error).splitlines()[0]}") from None
-        reason = f"does not fit the tables ({str(error).splitlines()[0]}). Repair or remove it, then ingest again."
-        return _land([Broken(batch[0].directory, reason)], database, wait_s, report, now)
-    for broken in parts.broken:
-        report(f"quarantined: {broken.directory}: {broken.reason.removeprefix(broken.directory + '/')}")
-    for record in parts.duplicates:
-        report(f"duplicate: {record.directory} has the same content as another directory ({record.experiment_id})")
-    failures = sum(record.kind == "failure" for record in parts.taken)
-    return Summary(
-        new=len(parts.taken) - failures - updated,
-        updated=updated,
-        failures=failures,
-        quarantined=len(parts.broken),
-        duplicates=len(parts.duplicates),
-    )
-
-
-def _holders(connection: DuckDBPyConnection, batch: Iterable[Record | Broken]) -> dict[tuple[str, str], _Holder]:
-    ids = [record.experiment_id for record in batch if isinstance(record, Record)]
-    rows = connection.execute(
-        "SELECT kind, experiment_id, directory, content_sha256 FROM ingested_directories "
-        "WHERE kind <> 'duplicate' AND experiment_id IN (SELECT unnest(?::VARCHAR[]))",
-        [ids],
-    ).fetchall()
-    return {(kind, experiment_id): _Holder(directory, digest) for kind, experiment_id, directory, digest in rows}
-
-
-def _sort(batch: Iterable[Record | Broken], known: dict[tuple[str, str], _Holder]) -> _Sorted:
-    """The first directory of an experiment stays; the same again is a duplicate, something else a conflict."""
-    taken: list[Record] = []
-    duplicates: list[Record] = []
-    broken: list[Broken] = []
-    moved_from: list[str] = []
-    holders = dict(known)
-    for record in batch:
-        if isinstance(record, Broken):
-            broken.append(record)
-            continue
-        key = (record.kind, record.experiment_id)
-        holder = holders.get(key)
-        if holder is None or holder.directory == record.directory:
-            taken.append(record)
-            holders[key] = _Holder(record.directory, record.content_sha256)
-        elif holder.content_sha256 != record.content_sha256:
-            broken.append(Broken(record.directory, _conflict(record, holder)))
-        elif not Path(holder.directory).exists():
-            taken.append(record)
-            moved_from.append(holder.directory)
-            holders[key] = _Holder(record.directory, record.content_sha256)
-        else:
-            duplicates.append(record)
-    return _Sorted(taken, duplicates, broken, moved_from)
-
-
-def _conflict(record: Record, holder: _Holder) -> str:
-    return (
-        f"has the experiment_id {record.experiment_id} of {holder.directory} but other content. "
-        "An id names one cycle; remove the directory that is wrong, then ingest again."
-    )
-
-
-def _replace_old_rows(connection: DuckDBPyConnection, parts: _Sorted) -> int:
-    """Delete what the taken directories brought in earlier; how many of the results are not new therefore."""
-    directories = [record.directory for record in parts.taken]
-    old = connection.execute(
-        "SELECT kind, experiment_id, directory FROM ingested_directories "
-        "WHERE kind <> 'duplicate' AND directory IN (SELECT unnest(?::VARCHAR[]))",
-        [[*directories, *parts.moved_from]],
-    ).fetchall()
-    for kind, tables in (("result", RESULT_TABLES), ("failure", FAILURE_TABLES)):
-        ids = [experiment_id for old_kind, experiment_id, _ in old if old_kind == kind]
-        for table in tables if ids else ():
-            connection.execute(f"DELETE FROM {table} WHERE experiment_id IN (SELECT unnest(?::VARCHAR[]))", [ids])
-    # Copies of what goes may now be the only ones, so they are looked at again next time.
-    connection.execute(
-        "DELETE FROM ingested_directories WHERE kind = 'duplicate' AND experiment_id IN (SELECT unnest(?::VARCHAR[]))",
-        [[experiment_id for _, experiment_id, _ in old]],
-    )
-    ids_before = {experiment_id for _, experiment_id, _ in old}
-    directories_before = {directory for _, _, directory in old}
-    return sum(
-        record.kind == "result" and (record.directory in directories_before or record.experiment_id in ids_before)
-        for record in parts.taken
-    )
-
-
-def _insert(connection: DuckDBPyConnection, records: Sequence[Record]) -> None:
-    for table in ("experiments", "process_results", "warnings", "failures"):
-        rows = [row for record in records for row in record.rows.get(table, ())]
-        _append(connection, table, rows)
-    # One dictionary for all: DuckDB then reads each id once, not once for every row.
-    ids = pa.array([record.experiment_id for record in records], pa.string())
+def _stage_all(
+    connection: DuckDBPyConnection, batch: Sequence[Candidate], places: Sequence[Path | Unreachable]
+) -> dict[int, str]:
+    reasons: dict[int, str] = {}
     for table in SIDECAR_TABLES:
-        parts = []
-        for index, record in enumerate(records):
-            if len(part := record.sidecars.get(table, ())):
-                column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(index, pa.int32()), len(part)), ids)
-                parts.append(part.append_column("experiment_id", column))
-        if parts:
-            _append_table(connection, table, pa.concat_tables(parts))
-
-
-def _keep_books(connection: DuckDBPyConnection, parts: _Sorted, now: datetime) -> None:
-    read = [*parts.taken, *parts.duplicates]
-    gone = [*(record.directory for record in read), *parts.moved_from]
-    seen = [*gone, *(broken.directory for broken in parts.broken)]
-    _delete_directories(connection, "quarantine", seen)
-    _delete_directories(connection, "ingested_directories", gone)
-    doubled = {record.directory for record in parts.duplicates}
-    books = [
-        {
-            "directory": record.directory,
-            "kind": "duplicate" if record.directory in doubled else record.kind,
-            "experiment_id": record.experiment_id,
-            "signature": record.signature,
-            "content_sha256": record.content_sha256,
-            "ingested_at": now,
+        file = _SIDECAR_FILES[table]
+        paths = {
+            number: place / file
+            for number, (candidate, place) in enumerate(zip(batch, places, strict=True))
+            if isinstance(place, Path) and file in candidate.files
         }
-        for record in read
-    ]
-    _append(connection, "ingested_directories", books)
-    refused = [
-        {"directory": broken.directory, "reason": broken.reason, "quarantined_at": now} for broken in parts.broken
-    ]
-    _append(connection, "quarantine", refused)
+        reasons |= stage(connection, table, paths)
+    return reasons
 
 
-def _append(connection: DuckDBPyConnection, table: str, rows: list[Row]) -> None:
-    if rows:
-        _append_table(connection, table, pa.Table.from_pylist(rows))
+def _judged(record: Record | Broken, reasons: dict[int, str]) -> Record | Broken:
+    if isinstance(record, Record) and record.sidecars and record.place in reasons:
+        return Broken(record.directory, f"{reasons[record.place]}. Repair or remove the directory, then ingest again.")
+    return record
 
 
-def _append_table(connection: DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    connection.register("batch", rows)
-    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM batch")
-    connection.unregister("batch")
+def _exists(name: str, sources: Iterable[Source]) -> bool:
+    for source in sources:
+        if source.holds(name):
+            return source.exists(name)
+    return name.startswith(_OBJECTS) or Path(name).exists()
 
 
-def _delete_directories(connection: DuckDBPyConnection, table: str, names: list[str]) -> None:
-    connection.execute(f"DELETE FROM {table} WHERE directory IN (SELECT unnest(?::VARCHAR[]))", [names])
+def _have_same_sidecars(one: str, other: str) -> bool:
+    """Of directories in object storage the sizes, which the digest holds, are all that is compared."""
+    if one.startswith(_OBJECTS) or other.startswith(_OBJECTS):
+        return True
+    pairs = [(Path(one, file), Path(other, file)) for file in _SIDECAR_FILES.values()]
+    return all(cmp(*pair, shallow=False) for pair in pairs if pair[0].is_file() and pair[1].is_file())
 
 
-def _is_below(name: str, roots: Iterable[Path]) -> bool:
-    return any(Path(name).is_relative_to(root) for root in roots)
+def _settle_gone(known: _Known, found: set[str], sources: Sequence[Source], landing: Landing, prune: bool) -> Summary:
+    """Note which directories are not there any more, and which are there again."""
+    names = (known.held | known.quarantined) - found - landing.moved
+    missing = {name for name in names if _is_gone(name, sources)}
+    gone, not_broken_any_more = missing & known.held, missing & known.quarantined
+    newly, again = gone - known.gone, known.gone & found
+    if newly or again or not_broken_any_more or (prune and gone):
+        connection = landing.connection
+        with attached(connection, landing.database, landing.wait_s):
+            forget_broken(connection, sorted(not_broken_any_more))
+            if prune:
+                refresh(connection, forget(connection, sorted(gone)))
+            else:
+                mark_gone(connection, sorted(newly), landing.now())
+            mark_gone(connection, sorted(again), None)
+    return Summary(pruned=len(gone)) if prune else Summary(gone=len(gone))
 
 
-def _forget_removed(database: Path, wait_s: float, names: list[str]) -> None:
-    """Take directories that are no longer there out of quarantine."""
-    if names:
-        with writing(database, wait_s) as connection:
-            _delete_directories(connection, "quarantine", names)
+def _is_gone(name: str, sources: Iterable[Source]) -> bool:
+    """From a root that was looked at; of others nothing is known."""
+    return any(source.holds(name) and not source.exists(name) for source in sources)

@@ -1,16 +1,33 @@
-"""One query by anybody, with a limit on its time."""
+"""One query by anybody, with a limit on its time and on its memory."""
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+from duckdb import DuckDBPyConnection, StatementType
 
 from warehouse.database import reading
 from warehouse.errors import WarehouseError
+
+ROWS_AT_ONCE = 10_000
+MOST_MEMORY = 4 * 2**30
+"""More than this a query cannot take (bytes): DuckDB's own limit does not count what a single function makes."""
+
+_KINDS = (StatementType.SELECT, StatementType.EXPLAIN, StatementType.MULTI)
+"""Statements that ask. PIVOT is several to DuckDB."""
+_WRITES = frozenset({b"copy", b"export"})
+_ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError)
+"""What Arrow makes of an error in DuckDB, of any kind."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +38,24 @@ class Answer:
     rows: list[tuple[Any, ...]]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Names of the columns, and the rows as they come, in lists of `ROWS_AT_ONCE`. To be gone through once."""
+
+    columns: list[str]
+    batches: Iterator[list[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class ArrowRows:
+    """The Arrow schema of the columns, whose names may repeat, and the rows as they come. To be gone through once."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
 def run_query(database: Path, query: str, time_limit_s: float = 30.0, wait_s: float = 30.0) -> Answer:
-    """Run `query` where it can neither change anything nor touch any other file.
+    """Run `query` where it can neither change anything nor touch any other file, and fetch all rows.
 
     Args:
         time_limit_s: it is stopped after this long (s).
@@ -30,24 +63,164 @@ def run_query(database: Path, query: str, time_limit_s: float = 30.0, wait_s: fl
 
     Raises:
         EmptyWarehouse: there is nothing to query.
-        WarehouseError: with DuckDB's reason.
+        WarehouseError: with DuckDB's reason; or it is not one statement that asks something.
     """
-    with reading(database, wait_s) as connection:
-        timer = threading.Timer(time_limit_s, connection.interrupt)
+    with streamed(database, query, time_limit_s, wait_s) as rows:
+        return Answer(rows.columns, [row for batch in rows.batches for row in batch])
+
+
+@contextmanager
+def streamed(database: Path, query: str, time_limit_s: float = 30.0, wait_s: float = 30.0) -> Iterator[Rows]:
+    """As `run_query`, but only some rows are in memory at once; the time between two batches does not count.
+
+    The database is let go of before the last batch is handed out, so that whoever looks at a short answer keeps no
+    ingest waiting.
+    """
+    with _asked(database, query, time_limit_s, wait_s) as (connection, limits, let_go):
+        with limits.applied():
+            result = connection.execute(query)
+
+        def batches() -> Iterator[list[tuple[Any, ...]]]:
+            following = fetch()
+            while batch := following:
+                following = fetch()
+                if not following:
+                    let_go()
+                yield batch
+
+        def fetch() -> list[tuple[Any, ...]]:
+            with limits.applied():
+                return result.fetchmany(ROWS_AT_ONCE)
+
+        yield Rows([column[0] for column in result.description or ()], batches())
+
+
+@contextmanager
+def streamed_arrow(database: Path, query: str, time_limit_s: float = 30.0, wait_s: float = 30.0) -> Iterator[ArrowRows]:
+    """As `streamed`, in Arrow's types."""
+    with _asked(database, query, time_limit_s, wait_s) as (connection, limits, _):
+        with limits.applied():
+            reader = connection.sql(query).to_arrow_reader(ROWS_AT_ONCE)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with suppress(StopIteration):
+                while True:
+                    with limits.applied():
+                        batch = reader.read_next_batch()
+                    yield batch
+
+        yield ArrowRows(reader.schema, batches())
+
+
+@contextmanager
+def _asked(
+    database: Path, query: str, time_limit_s: float, wait_s: float
+) -> Iterator[tuple[DuckDBPyConnection, _Limits, Any]]:
+    with ExitStack() as stack:
+        connection = stack.enter_context(reading(database, wait_s))
+        limits = _Limits(connection, time_limit_s)
+        with limits.applied():
+            _require_question(connection, query)
+        yield connection, limits, stack.close
+
+
+def _require_question(connection: DuckDBPyConnection, query: str) -> None:
+    """One statement, and one that only asks.
+
+    The connection refuses all else by itself, but for a COPY into DuckDB's own temporary folder, which EXPLAIN ANALYZE,
+    PIVOT and WITH would run as well.
+    """
+    if not query.isprintable() and any("\ud800" <= character <= "\udfff" for character in query):
+        raise WarehouseError("the query is not UTF-8 text. Give it as UTF-8.", 2)
+    statements = connection.extract_statements(query)
+    if not statements:
+        raise WarehouseError("the query is empty. Give one, such as: warehouse sql 'SELECT * FROM runs'")
+    if len(statements) > 1:
+        raise WarehouseError(f"these are {len(statements)} statements. Give one at a time.")
+    if statements[0].type not in _KINDS or _WRITES & _keywords(query):
+        raise WarehouseError(
+            "only a question can be asked: SELECT, FROM, WITH, VALUES, PIVOT, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN. "
+            "The database is changed by `warehouse ingest` alone."
+        )
+
+
+def _keywords(query: str) -> set[bytes]:
+    raw = query.encode()
+    tokens = duckdb.tokenize(query)
+    ends = [start for start, _ in tokens[1:]] + [len(raw)]
+    return {
+        raw[start:end].strip().lower()
+        for (start, kind), end in zip(tokens, ends, strict=True)
+        if kind == duckdb.token_type.keyword
+    }
+
+
+def keyboard_interrupt(error: RuntimeError) -> BaseException:
+    """What `error` means: Ctrl-C, while DuckDB works, arrives as a RuntimeError of its own."""
+    return KeyboardInterrupt() if str(error) == "Query interrupted" else error
+
+
+class _Limits:
+    """What all calls for one query may take together.
+
+    Attributes:
+        expired: the time is over, and the query was stopped.
+    """
+
+    def __init__(self, connection: DuckDBPyConnection, time_limit_s: float) -> None:
+        self._connection = connection
+        self._time_limit_s = time_limit_s
+        self._left_s = time_limit_s
+        self.expired = False
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Around each call; its errors become a `WarehouseError`."""
+        timer = threading.Timer(self._left_s, self._stop)
         timer.daemon = True
+        began_s = time.monotonic()
         timer.start()
         try:
-            result = connection.execute(query)
-            # No statement at all gives no result, in spite of its type.
-            if result is None or result.description is None:
-                raise WarehouseError("the query is empty. Give one, such as: warehouse sql 'SELECT * FROM experiments'")
-            return Answer([column[0] for column in result.description], result.fetchall())
-        except duckdb.InterruptException:
-            raise WarehouseError(
-                f"the query ran longer than {time_limit_s:g} s and was stopped. Narrow it, or raise --time-limit."
-            ) from None
-        except duckdb.Error as error:
-            # Up to the first blank line; below it DuckDB draws where in the query it is.
-            raise WarehouseError(str(error).split("\n\n")[0]) from None
+            with _memory_limit():
+                yield
+        except (duckdb.Error, *_ARROW_ERRORS) as error:
+            raise self._explained(error) from None
+        except RuntimeError as error:
+            raise keyboard_interrupt(error) from None
         finally:
             timer.cancel()
+            self._left_s = max(0.0, self._left_s - (time.monotonic() - began_s))
+
+    def _stop(self) -> None:
+        self.expired = True
+        self._connection.interrupt()
+
+    def _explained(self, error: Exception) -> WarehouseError:
+        if self.expired:
+            return WarehouseError(
+                f"the query ran longer than {self._time_limit_s:g} s and was stopped. Narrow it, or raise --time-limit."
+            )
+        # Up to the first blank line; below it DuckDB draws where in the query it is.
+        reason = str(error).split("\n\n")[0]
+        if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or reason.startswith("Out of Memory"):
+            return WarehouseError(f"{reason or 'out of memory'}. The query takes too much memory: narrow it.")
+        return WarehouseError(reason)
+
+
+@contextmanager
+def _memory_limit() -> Iterator[None]:
+    """A wall for the process at `MOST_MEMORY` above what it has, because DuckDB's own limit can be stepped over."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    wall = _data_bytes() + MOST_MEMORY
+    known = [limit for limit in (wall, *before) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(known), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    """Of this process: heap, stacks and other private memory that can be written."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import from_json
 
 Table: TypeAlias = pa.Table
 
@@ -219,18 +220,24 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise UnreadableResult(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB")
-        raw = path.read_bytes()
-        data = json.loads(raw, parse_constant=_refuse_constant)
-        if b"\\ud" in raw.lower():
-            json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair could be stored nowhere
+        return parse_json(path.read_bytes(), path)
     except OSError as error:
         raise UnreadableResult(f"{path} cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise UnreadableResult(f"{path} is nested too deeply") from None
+
+
+def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object in `raw`, which is what `path` holds.
+
+    Raises:
+        UnreadableResult: not JSON (NaN, infinity and half a surrogate pair are not), nested too deeply, not an object.
+    """
+    try:
+        data = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
-        if isinstance(error, UnreadableResult):
-            raise
-        raise UnreadableResult(f"{path} is not valid JSON ({error}); the file is cut off or damaged") from None
+        if "recursion limit" in str(error):
+            raise UnreadableResult(f"{path} is nested too deeply") from None
+        reason = _why_not_json(raw) or error
+        raise UnreadableResult(f"{path} is not valid JSON ({reason}); the file is cut off or damaged") from None
     if not isinstance(data, dict):
         raise UnreadableResult(f"{path} holds a {type(data).__name__}, not a JSON object")
     return data
@@ -311,6 +318,15 @@ def _conform(table: Table, schema: pa.Schema, file: str) -> Table:
 
 def _warn_unreadable(error: OSError) -> None:
     warnings.warn(f"{error.filename} cannot be read ({error.strerror}); it is passed over", stacklevel=2)
+
+
+def _why_not_json(raw: bytes) -> str | None:
+    """In better words than the fast parser's, where there are any."""
+    try:
+        json.dumps(json.loads(raw, parse_constant=_refuse_constant), ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def _refuse_constant(name: str) -> Any:

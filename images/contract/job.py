@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_json
+from pydantic_core import from_json
 
 from images.contract.scheduling import Scheduling
 
@@ -150,8 +150,8 @@ def only_json(value: dict[str, Any]) -> dict[str, Any]:
         ValueError: NaN, infinity, half a surrogate pair, another type, or nested too deeply.
     """
     try:
-        json.dumps(value, allow_nan=False)
-        to_json([[[[value]]]])  # pydantic's limit on nesting; the brackets are what will stand around it in a result
+        # Read as a result is read, which has a limit on nesting; the brackets are what will stand around it there.
+        from_json(f"[[[[{json.dumps(value, allow_nan=False)}]]]]")
     except (TypeError, ValueError, RecursionError):
         raise ValueError("only JSON values are allowed (no NaN, no infinity, no deep nesting)") from None
     return value

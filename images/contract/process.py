@@ -1,12 +1,13 @@
 """What one process of an experiment leaves, and the folder in which all of them meet.
 
-`{folder}/` holds config.json and context.json, and of every process ``process_{i}.json``,
+`{folder}/` holds config.json, context.json and facts.json (facts.py), and of every process ``process_{i}.json``,
 ``requests_{i}.parquet``, ``samples_{i}.parquet`` where power was sampled, and last an empty
 ``.completed_{i}``. So whoever aggregates needs nothing else, also long after the job ended.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from images.contract.parts import (
     WarmupResult,
 )
 from images.contract.result import misfit
+
+_INDEX = re.compile("[0-9]{1,6}")
 
 
 class ProcessRecord(Record):
@@ -82,17 +85,28 @@ def load_processes(folder: Path) -> list[ProcessData]:
     Raises:
         UnreadableResult: a file of a completed process is damaged.
     """
-    markers = folder.glob(f"{files.COMPLETED_PREFIX}*")
-    indices = sorted(int(marker.name.removeprefix(files.COMPLETED_PREFIX)) for marker in markers)
-    return [_load(folder, index) for index in indices]
+    return [load_process(folder, index) for index in completed(folder)]
 
 
-def _load(folder: Path, index: int) -> ProcessData:
+def completed(folder: Path) -> list[int]:
+    """Indices of the processes whose markers are in `folder`, in order."""
+    names = (path.name.removeprefix(files.COMPLETED_PREFIX) for path in folder.glob(f"{files.COMPLETED_PREFIX}*"))
+    return sorted(int(name) for name in names if _INDEX.fullmatch(name))
+
+
+def load_process(folder: Path, index: int) -> ProcessData:
+    """What the completed process `index` left.
+
+    Raises:
+        UnreadableResult: a file of it is missing or damaged.
+    """
     path = folder / f"process_{index}.json"
     try:
         record = ProcessRecord.model_validate(files.read_json(path))
     except ValidationError as error:
         raise misfit(path, error) from None
+    if record.raw.process_index != index:
+        raise UnreadableResult(f"{path} is of process {record.raw.process_index}")
     samples = folder / _sidecar(files.TIMESERIES_FILE, index)
     try:
         return ProcessData(

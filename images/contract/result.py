@@ -5,9 +5,11 @@ The models are passive: warnings and validity are decided while measuring and ha
 
 from __future__ import annotations
 
+import re
 import warnings
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
@@ -33,6 +35,7 @@ from images.contract.parts import (
 from images.contract.scheduling import Scheduling
 
 SCHEMA_VERSION = "2.0"
+_INDEX = re.compile(r"\.[0-9]+(?=\.)")
 
 
 class ExperimentResult(Record):
@@ -148,15 +151,24 @@ class ExperimentResult(Record):
         """
         path = files.result_file(Path(path))
         data = files.read_json(path)
-        _check_version(data, path)
-        try:
-            result = cls.model_validate(data)
-        except ValidationError as error:
-            raise misfit(path, error) from None
-        unknown = sorted(_unknown_keys(data, result))
+        result = cls.from_document(data, path)
+        unknown = sorted({_INDEX.sub("", name) for name in unknown_fields(data, result)})
         if unknown:
             warnings.warn(f"{path}: ignored keys of a newer version: {', '.join(unknown)}", stacklevel=2)
         return _without_missing_sidecars(result, path.parent)
+
+    @classmethod
+    def from_document(cls, data: dict[str, Any], path: Path) -> ExperimentResult:
+        """The result in what was read from `path`, with no look at its sidecars.
+
+        Raises:
+            UnreadableResult: another major schema version, or fields that do not fit.
+        """
+        check_version(data, path)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise misfit(path, error) from None
 
 
 AggregatedResult = ExperimentResult
@@ -182,7 +194,11 @@ def misfit(path: Path, error: ValidationError) -> UnreadableResult:
     return UnreadableResult(f"{path} does not fit the schema: {where}: {message}{more}")
 
 
-def _check_version(data: dict[str, Any], path: Path) -> None:
+def check_version(data: dict[str, Any], path: Path) -> None:
+    """
+    Raises:
+        UnreadableResult: what was read from `path` has another major schema version than this joulehouse reads.
+    """
     version = str(data.get("schema_version", "missing"))
     if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
         raise UnreadableResult(
@@ -191,16 +207,32 @@ def _check_version(data: dict[str, Any], path: Path) -> None:
         )
 
 
-def _unknown_keys(data: dict[str, Any], record: BaseModel, prefix: str = "") -> set[str]:
-    known = type(record).model_fields
-    unknown = {prefix + key for key in data if key not in known}
-    for name in known:
+def unknown_fields(data: dict[str, Any], record: BaseModel) -> dict[str, Any]:
+    """What of `data` its record does not know, by its path, such as ``energy_breakdown.devices.0.new``."""
+    kind = type(record)
+    known = kind.model_fields
+    found = {key: value for key, value in data.items() if key not in known}
+    for name in _fields_with_parts(kind):
         value, raw = getattr(record, name), data.get(name)
-        pairs = zip(value, raw, strict=False) if isinstance(value, list) and isinstance(raw, list) else [(value, raw)]
-        for part, part_raw in pairs:
-            if isinstance(part, BaseModel) and isinstance(part_raw, dict):
-                unknown |= _unknown_keys(part_raw, part, f"{prefix}{name}.")
-    return unknown
+        if isinstance(value, BaseModel) and isinstance(raw, dict):
+            found |= {f"{name}.{key}": one for key, one in unknown_fields(raw, value).items()}
+        elif isinstance(value, list) and isinstance(raw, list):
+            for at, (part, raw_part) in enumerate(zip(value, raw, strict=False)):
+                if isinstance(part, BaseModel) and isinstance(raw_part, dict):
+                    found |= {f"{name}.{at}.{key}": one for key, one in unknown_fields(raw_part, part).items()}
+    return found
+
+
+@cache
+def _fields_with_parts(kind: type[BaseModel]) -> tuple[str, ...]:
+    """Fields that hold records or lists of them."""
+    return tuple(name for name, field in kind.model_fields.items() if _holds_records(field.annotation))
+
+
+def _holds_records(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return any(_holds_records(part) for part in get_args(annotation))
 
 
 def _without_missing_sidecars(result: ExperimentResult, directory: Path) -> ExperimentResult:

@@ -12,10 +12,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from images.contract.facts import Baseline
 from images.contract.gpus import VISIBLE_DEVICES
 from images.contract.job import JobError
 from images.harness.lifetime import end_with_parent
@@ -26,21 +26,6 @@ from images.harness.sampler import SystemClock
 _SETTLE_S = 1.0
 _INTERVAL_S = 0.05
 _PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """Idle power of all GPUs of a job.
-
-    Attributes:
-        power_w: sum of the devices' means (W).
-        spread_w: standard deviation of the samples, of the devices together (W).
-        held_context: whether every GPU held a context of the measuring process.
-    """
-
-    power_w: float
-    spread_w: float
-    held_context: bool
 
 
 class BaselineFailed(Exception):

@@ -1,21 +1,18 @@
-"""Warnings, `code: what was seen. What to do.`, and the codes of what makes a measurement invalid.
+"""What a process's meter saw: warnings, `code: what was seen. What to do.`, and the codes of what makes it invalid.
 
-Warnings never fail a run. Both are decided here, while measuring, and handed to the passive result.
+Both are decided here, while measuring; those of the experiment as a whole in `images/contract/findings.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from images.contract.aggregation import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from images.contract.config import ExperimentConfig
-from images.contract.job import JobContext
-from images.contract.parts import CoolDown, DeviceActivity, DeviceEnergy, WarmupResult
+from images.contract.findings import foreign_warning
+from images.contract.parts import DeviceActivity, DeviceEnergy
 from images.harness.meter import Metered
 from images.harness.nvml import Device
 
-MIN_WINDOW_S = 60.0
-MIN_PROMPTS = 30
 MAX_DRIFT_C = 10.0
 MIN_CLOCK_SHARE = 0.9
 MAX_OVER_LIMIT = 1.1
@@ -25,59 +22,6 @@ INVALID_GAP_S = 1.0
 MIN_AVERAGED_WINDOW_S = 10.0
 _GAP_SLOTS = 5.0
 _SHORTEST_GAP_S = 0.25
-
-
-def find_warnings(
-    config: ExperimentConfig,
-    *,
-    window_s: float,
-    n_requests: int,
-    stamped_requests: int,
-    warmup: WarmupResult | None,
-    caches_emptied: bool,
-    cached_input_tokens: int | None,
-    has_chat_template: bool,
-    no_meter: str | None,
-    no_baseline: str | None,
-) -> list[str]:
-    """Everything about the experiment as a whole that its reader should know before trusting it.
-
-    Args:
-        window_s: length of the measured window (s).
-        stamped_requests: requests with latency figures.
-        no_meter, no_baseline: why there is none; None if there is one.
-    """
-    found = []
-    if no_meter is not None:
-        found.append(f"no_energy_meter: energy was not measured: {no_meter}. Quote speed and latency only.")
-    elif no_baseline is not None:
-        found.append(f"no_baseline: idle power was not measured: {no_baseline}. Do not quote energy above idle.")
-    if window_s < MIN_WINDOW_S:
-        found.append(
-            f"short_duration: the window lasted {window_s:.1f} s, under {MIN_WINDOW_S:.0f} s. "
-            "Raise workload.n_prompts, or set measurement.min_window_s."
-        )
-    if n_requests < MIN_PROMPTS:
-        found.append(f"low_sample_count: {n_requests} requests, under {MIN_PROMPTS}. Raise workload.n_prompts.")
-    for percentile, needed in (("p95", MIN_REQUESTS_P95), ("p99", MIN_REQUESTS_P99)):
-        if 0 < stamped_requests < needed:
-            found.append(
-                f"few_requests_for_{percentile}: {stamped_requests} requests, under {needed}. "
-                f"Do not quote {percentile}, or raise workload.n_prompts."
-            )
-    found += _warmup_warnings(warmup)
-    if cached_input_tokens or not caches_emptied:
-        seen = "an unknown number of" if cached_input_tokens is None else cached_input_tokens
-        found.append(
-            f"warm_cache: {seen} input tokens came from a cache, or the caches could not be emptied. "
-            "Turn the backend's prefix cache off."
-        )
-    if has_chat_template and config.workload.chat_template == "off" and config.workload.source != "synthetic":
-        found.append(
-            "no_chat_template: the model has a chat template and the prompts were sent without it. "
-            "Set workload.chat_template: model, unless plain completion is what you mean to measure."
-        )
-    return found
 
 
 def meter_findings(config: ExperimentConfig, metered: Metered, devices: Sequence[Device]) -> list[str]:
@@ -138,47 +82,6 @@ def meter_verdict(metered: Metered, devices: Sequence[Device], window_s: float) 
         if _disagreement(energy) > INVALID_DISAGREEMENT:
             codes.add("meter_disagreement")
     return sorted(codes)
-
-
-def cool_down_warning(cool_down: CoolDown | None) -> list[str]:
-    """A warning if the gate's time was over before the GPUs were cool."""
-    if cool_down is None or cool_down.reached:
-        return []
-    return [
-        f"not_cooled_down: a GPU was above {cool_down.target_c:.0f} C after {cool_down.waited_s:.0f} s. "
-        "Raise measurement.cool_down.timeout_s, or improve cooling."
-    ]
-
-
-def foreign_warning(processes: Sequence[str]) -> list[str]:
-    """One warning for all processes of others that were seen on the job's GPUs."""
-    if not processes:
-        return []
-    return [
-        f"foreign_process: others used the GPU: {', '.join(processes)}. Their energy is in the figure; "
-        "end them and run again."
-    ]
-
-
-def placement_warning(context: JobContext, gpu_uuids: Sequence[str]) -> list[str]:
-    """A warning if the GPUs that did the work were whichever were free."""
-    scheduling = context.scheduling
-    if scheduling is None or scheduling.placement != "any" or not gpu_uuids:
-        return []
-    return [
-        f"gpu_confounded: with placement any this cycle ran on whatever was free, {', '.join(gpu_uuids)}. "
-        "Do not compare experiments by it, because boards differ; use placement: block."
-    ]
-
-
-def missing_warning(missing: Sequence[int]) -> list[str]:
-    """One warning for all processes that left no whole result."""
-    if not missing:
-        return []
-    return [
-        f"rank_missing: nothing is known of process {', '.join(map(str, missing))}. Tokens and energy are those of the "
-        "others; run it again."
-    ]
 
 
 def _over_limit(energy: DeviceEnergy, device: Device, seconds: float) -> bool:
@@ -262,15 +165,3 @@ def _activity_warnings(activity: DeviceActivity) -> list[str]:
             "Look for throttling or idle gaps; lock the clocks for comparisons."
         )
     return found
-
-
-def _warmup_warnings(warmup: WarmupResult | None) -> list[str]:
-    if warmup is None:
-        return ["not_warmed_up: the warm-up was turned off. Set measurement.warmup.enabled: true."]
-    if warmup.converged:
-        return []
-    seen = "too few rounds to tell" if warmup.final_cv is None else f"coefficient of variation {warmup.final_cv:.3f}"
-    return [
-        f"not_warmed_up: throughput was not steady after {warmup.iterations_completed} rounds ({seen}, target "
-        f"{warmup.target_cv}). Raise measurement.warmup.max_rounds, or look for other work on the machine."
-    ]

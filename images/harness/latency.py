@@ -8,9 +8,8 @@ handed over, the first pass at the opening mark; so do the later batches of a ba
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -56,12 +55,6 @@ def records(
     ]
 
 
-def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the measured values; None if there are none."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
 def requests_table(rows: Sequence[RequestRecord]) -> files.Table:
     """The rows as the table of requests.parquet."""
     return files.requests_table(
@@ -86,27 +79,3 @@ def _record(
         queue_ms=None if generation.started_s is None else (generation.started_s - arrived_s) * 1e3,
         itl_ms=(np.diff(times) * 1e3).tolist() if times else None,
     )
-
-
-def request_means(requests: files.Table, span_s: tuple[float, float] | None) -> tuple[float | None, float | None]:
-    """Means over the requests of a table: TPOT and e2e (ms); None where no request has one.
-
-    Args:
-        span_s: only requests that ran inside it, in seconds after the window opened; None takes all.
-    """
-    columns = ["output_tokens", "arrival_s", "queue_ms", "ttft_ms", "e2e_ms"]
-    rows = [row for row in requests.select(columns).to_pylist() if span_s is None or lies_in(row, span_s)]
-    tpot = [
-        (row["e2e_ms"] - row["ttft_ms"]) / (row["output_tokens"] - 1)
-        for row in rows
-        if row["ttft_ms"] is not None and row["output_tokens"] > 1
-    ]
-    return mean(tpot), mean(row["e2e_ms"] for row in rows)
-
-
-def lies_in(row: Mapping[str, Any], span_s: tuple[float, float]) -> bool:
-    """Whether a request ran, from its start to its last token, inside a part of the window."""
-    if row["queue_ms"] is None or row["e2e_ms"] is None:
-        return False
-    started_s, ended_s = (row["arrival_s"] + row[part] / 1e3 for part in ("queue_ms", "e2e_ms"))
-    return bool(span_s[0] <= started_s and ended_s <= span_s[1])

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from images.contract import files
+from images.contract.assembly import assemble
 from images.contract.config import ExperimentConfig
+from images.contract.facts import Baseline, Facts
 from images.contract.gpus import VISIBLE_DEVICES
 from images.contract.job import JobContext
 from images.contract.process import ProcessData
 from images.contract.result import ExperimentResult
-from images.harness.assembly import Facts, assemble
 from images.harness.backend import Backend
-from images.harness.baseline import Baseline, BaselineFailed, measure_baseline
+from images.harness.baseline import BaselineFailed, measure_baseline
 from images.harness.environment import snapshot_environment
-from images.harness.gpus import JobGpus, find_gpus, wait_until_cool, with_gpus
+from images.harness.gpus import find_gpus, wait_until_cool, with_gpus
 from images.harness.process import Place, measure_process
 from images.harness.progress import Progress
 from images.harness.ranks import measure_ranks
@@ -90,6 +91,19 @@ def measure(
     baseline = config.measurement.baseline
     idle = _Idle(baseline.seconds if baseline.enabled else None, gpus.uuids)
 
+    def facts() -> Facts:
+        return Facts(
+            experiment_id=experiment_id,
+            config_hash=config_hash,
+            environment=environment,
+            cool_down=cool_down,
+            baseline_before=idle.before,
+            baseline_after=idle.after,
+            no_meter=gpus.no_meter,
+            no_baseline=idle.missing if idle.before is None else None,
+            foreign=list(gpus.foreign),
+        )
+
     def idle_again(data: ProcessData | None) -> None:
         metered = data is None or bool(data.record.devices)
         if gpus.devices and idle.before is not None and metered:
@@ -107,22 +121,5 @@ def measure(
         place = Place(experiment_id, config_hash, 0, 0, gpus.devices)
         data = [measure_process(config, context, place, backend, OwnMarks(), progress, idle_again)]
     else:
-        data = measure_ranks(config, context, experiment_id, config_hash, backend, progress, idle_again, output)
-    facts = Facts(
-        experiment_id=experiment_id,
-        config_hash=config_hash,
-        environment=environment,
-        cool_down=cool_down,
-        baseline_before=idle.before,
-        baseline_after=idle.after,
-        no_meter=_why_unmetered(gpus, data),
-        no_baseline=idle.missing if idle.before is None else None,
-        foreign=gpus.foreign,
-    )
-    return Measured(*assemble(config, context, facts, data))
-
-
-def _why_unmetered(gpus: JobGpus, data: list[ProcessData]) -> str | None:
-    if gpus.no_meter is None and not any(one.record.devices for one in data):
-        return "the model ran on the CPU"
-    return gpus.no_meter
+        data = measure_ranks(config, context, facts, backend, progress, idle_again, output)
+    return Measured(*assemble(config, context, facts(), data))

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import JobContext, JobError, MeasurementFailed
+from images.contract.latency import lies_in
 from images.contract.parts import (
     ComputeMetrics,
     EnergyMetrics,
@@ -23,7 +24,7 @@ from images.contract.process import ProcessData, ProcessRecord
 from images.harness.backend import Backend, LoadedModel
 from images.harness.findings import meter_findings, meter_verdict
 from images.harness.flops import count_flops
-from images.harness.latency import RequestRecord, lies_in, records, requests_table
+from images.harness.latency import RequestRecord, records, requests_table
 from images.harness.meter import Meter, Metered
 from images.harness.nvml import Device
 from images.harness.progress import Live, Progress

@@ -31,6 +31,7 @@ from typing import Any
 from images.contract import files
 from images.contract.aggregation import validate_process_completeness
 from images.contract.config import ExperimentConfig
+from images.contract.facts import Facts, write_facts
 from images.contract.gpus import VISIBLE_DEVICES
 from images.contract.job import (
     CONFIG_FILE,
@@ -228,8 +229,7 @@ class _Ranks:
 def measure_ranks(
     config: ExperimentConfig,
     context: JobContext,
-    experiment_id: str,
-    config_hash: str,
+    facts: Callable[[], Facts],
     backend: Backend,
     progress: Progress,
     after_window: Callable[[ProcessData | None], None],
@@ -237,16 +237,32 @@ def measure_ranks(
 ) -> list[ProcessData]:
     """What every process measured between the common marks.
 
+    Args:
+        facts: what is known of the experiment by now.
+
     Raises:
         JobError: a rank failed. Once the window was open, the others finish and what they wrote stays.
     """
-    folder = _raw_folder(output, experiment_id)
-    plan = {"experiment_id": experiment_id, "config_hash": config_hash, "backend": type(backend).__module__}
-    _prepare(folder, config, context, plan)
+    known = facts()
+    folder = _raw_folder(output, known.experiment_id)
+    plan = {
+        "experiment_id": known.experiment_id,
+        "config_hash": known.config_hash,
+        "backend": type(backend).__module__,
+    }
+    _prepare(folder, config, context, known, plan)
+
+    def all_written() -> None:
+        after_window(None)
+        try:
+            write_facts(folder, facts())
+        except OSError as error:
+            log.warning("what became known in the window cannot be kept with the raw results (%s)", error.strerror)
+
     with _Ranks(config, context, folder, progress) as ranks:
-        _run(ranks, after_window)
+        _run(ranks, all_written)
         data = load_processes(folder)
-        _require_complete(data, config, experiment_id, folder)
+        _require_complete(data, config, known.experiment_id, folder)
     return data
 
 
@@ -272,12 +288,13 @@ def _raw_folder(output: Path, experiment_id: str) -> Path:
     return output / f"{files.UNFINISHED_RAW_PREFIX}{experiment_id}"
 
 
-def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, plan: dict[str, str]) -> None:
+def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, facts: Facts, plan: dict[str, str]) -> None:
     """What the ranks read, and later whoever aggregates what they leave."""
     try:
         folder.mkdir()
         files.write_atomic(folder / CONFIG_FILE, config.model_dump_json(indent=1))
         files.write_atomic(folder / CONTEXT_FILE, context.model_dump_json(indent=1))
+        write_facts(folder, facts)
         files.write_atomic(folder / PLAN_FILE, json.dumps(plan))
     except OSError as error:
         raise MeasurementFailed(
@@ -285,7 +302,7 @@ def _prepare(folder: Path, config: ExperimentConfig, context: JobContext, plan: 
         ) from None
 
 
-def _run(ranks: _Ranks, after_window: Callable[[ProcessData | None], None]) -> None:
+def _run(ranks: _Ranks, all_written: Callable[[], None]) -> None:
     """The barriers. A failure before the window opens ends the experiment at once; after it, the others go on."""
     with ranks.followed():
         ranks.gather("ready", all_or_none=True)
@@ -302,7 +319,7 @@ def _run(ranks: _Ranks, after_window: Callable[[ProcessData | None], None]) -> N
     ranks.tell("close", max(finished_s for finished_s, _ in finished.values()), common)
     ranks.gather("written")
     ranks.require_all()
-    after_window(None)
+    all_written()
     # From here on a rank may die: all that it measured is written.
     ranks.tell("leave")
     deadline_s = time.monotonic() + _LEAVE_S

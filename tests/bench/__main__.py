@@ -16,11 +16,13 @@ from tests.bench.figures import Figure
 from tests.bench.jobs import job_figures
 from tests.bench.ranks import rank_figures
 from tests.bench.sampling import sampling_figures
+from tests.bench.statistics import statistics_figures
 from tests.bench.storage import storage_figures
 
 PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
     "jobs": ("what a job costs beside its work (medians of 10)", job_figures),
     "storage": ("what storing costs (medians of 10)", storage_figures),
+    "statistics": ("intervals: speed, coverage, and how often the gate is wrong", statistics_figures),
     "energy": ("energy against the true joules of simulated GPUs, virtual time", energy_figures),
     "sampling": ("what sampling costs", sampling_figures),
     "fanout": ("what fanning out costs, and planning (medians of 3)", fan_out_figures),

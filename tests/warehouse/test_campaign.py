@@ -61,7 +61,7 @@ def test_the_newest_run_of_a_cycle_counts(tmp_path: Path) -> None:
         save(root, make_result(number, seconds=number, study="s", cycle=cycle))
     (group,) = groups_of(tmp_path)
     assert (group.n_cycles, group.n_superseded) == (2, 1)
-    assert (group.samples or {})["total_inference_time_sec"] == [1.0, 3.0]
+    assert group.figures["total_inference_time_sec"].mean == 2.0
 
 
 def test_an_invalid_run_does_not_replace_a_valid_one(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_view_says_what_counts_by_default(tmp_path: Path) -> None:
     save(tmp_path / "results", make_result(5, study="s", cycle=1))
     groups_of(tmp_path)
     with reading(tmp_path / "w.duckdb", 1.0) as connection:
-        counts = connection.execute("SELECT counts FROM cycles ORDER BY start_time").fetchall()
+        counts = connection.execute("SELECT counts FROM runs ORDER BY start_time").fetchall()
     assert counts == [(False,), (False,), (False,), (True,), (True,)]
 
 

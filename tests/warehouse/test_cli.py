@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import duckdb
@@ -14,7 +11,6 @@ import pytest
 
 from tests.warehouse.results import make_result, save, warehouse
 from warehouse.cli import COMMANDS, cli, main
-from warehouse.database import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -35,62 +31,6 @@ def the_line(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "SELECT * FROM read_text('{file}')",
-        "SELECT * FROM read_csv('{file}')",
-        "SELECT * FROM glob('/*')",
-        "COPY experiments TO '{file}.csv'",
-        "EXPORT DATABASE '{file}.folder'",
-        "ATTACH '{file}.duckdb' AS other (READ_ONLY)",
-        "INSTALL httpfs",
-        "SET enable_external_access = true",
-        "SET memory_limit = '100GB'",
-        "CREATE TABLE t (x INTEGER)",
-        "DELETE FROM experiments",
-    ],
-)
-def test_sql_reaches_nothing_but_the_results(
-    query: str, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "secret"
-    file.write_text("secret")
-    duckdb.connect(f"{file}.duckdb").close()
-    before = sorted(tmp_path.iterdir())
-    assert warehouse("sql", query.format(file=file), db=db) == 1
-    assert "secret" not in the_line(capsys).replace(str(file), "")
-    assert sorted(tmp_path.iterdir()) == before
-    with duckdb.connect(str(db)) as connection:
-        assert connection.execute("SELECT count(*) FROM experiments").fetchone() == (1,)
-
-
-def test_sql_formats_keep_null_apart_from_zero(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    query = "SELECT cycle, total_energy_j AS e, 1 AS x, 2 AS x, start_time, 'nan'::DOUBLE AS bad FROM experiments"
-    assert warehouse("sql", query, db=db) == 0
-    assert "NULL" in capsys.readouterr().out
-    assert warehouse("sql", query, "--format", "csv", db=db) == 0
-    header, row = csv.reader(capsys.readouterr().out.splitlines())
-    assert (header[:4], row[:4]) == (["cycle", "e", "x", "x"], ["1", "", "1", "2"])
-    assert warehouse("sql", query, "--format", "json", db=db) == 0
-    (record,) = json.loads(capsys.readouterr().out)
-    assert record | {"start_time": ""} == {"cycle": 1, "e": None, "x": 1, "x_2": 2, "start_time": "", "bad": None}
-    assert record["start_time"].startswith("2026-01-02 03:05:05")
-
-
-def test_sql_stops_a_runaway_query(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    began = time.monotonic()
-    assert warehouse("sql", "SELECT count(*) FROM range(1000000000000)", "--time-limit", "0.2", db=db) == 1
-    assert "--time-limit" in the_line(capsys)
-    assert time.monotonic() - began < 5
-
-
-@pytest.mark.parametrize("query", ["SELEC", "", "/* nothing */", "SELECT nothing FROM experiments"])
-def test_sql_mistakes_are_one_line(query: str, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert warehouse("sql", query, db=db) == 1
-    the_line(capsys)
-
-
 def test_what_is_not_a_warehouse_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "results", make_result())
     text, sqlite = tmp_path / "text", tmp_path / "sqlite"
@@ -102,20 +42,6 @@ def test_what_is_not_a_warehouse_is_refused_in_one_line(tmp_path: Path, capsys: 
         for command in (["sql", "SELECT 1"], ["ingest", str(tmp_path / "results")], ["campaign"]):
             assert warehouse(*command, db=tmp_path / name) == 2
             assert reason in the_line(capsys)
-
-
-def test_tables_of_an_earlier_version_are_refused_in_one_line(
-    db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with duckdb.connect(str(db)) as connection:
-        connection.execute("UPDATE warehouse_schema SET version = version - 1")
-    before = db.read_bytes()
-    for command in (["sql", "SELECT 1"], ["ingest", str(tmp_path / "results")], ["campaign"]):
-        assert warehouse(*command, db=db) == 2
-        line = the_line(capsys)
-        assert f"version {SCHEMA_VERSION - 1}; this joulehouse has version {SCHEMA_VERSION}" in line
-        assert "into a new file" in line
-    assert db.read_bytes() == before
 
 
 def test_a_missing_database_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ from images.contract.files import REQUESTS_SCHEMA
 from images.contract.parts import CoolDown, DeviceActivity, EnergyBreakdown, ThermalThrottleInfo
 from tests.warehouse.results import edit_json, make_result, requests_table, rows, save, save_failure
 from warehouse.errors import WarehouseError
-from warehouse.ingest import Summary, ingest
+from warehouse.ingest import ingest
+from warehouse.intake.landing import Summary
 
 
 def test_results_land_with_everything_they_bring(root: Path, db: Path) -> None:
@@ -141,7 +142,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong type": (lambda d: edit_json(d / "result.json", total_tokens="many"), "total_tokens"),
     "number too large": (lambda d: edit_json(d / "result.json", total_tokens=10**25), "does not fit the tables"),
     "damaged requests": (_corrupt_requests, "requests.parquet is damaged"),
-    "repeated request": (_repeat_a_request, "uplicate key"),
+    "repeated request": (_repeat_a_request, "the same process_index and request_index"),
     "column missing": (_drop_a_column, "ttft_ms"),
     "null requests": (_null_where_a_value_must_be, "requests"),
     "failure of wrong type": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -12,11 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from warehouse.bootstrap import bootstrap_ci, expected_percentile_coverage, student_t_ci
-from warehouse.campaign import CampaignGroup, campaign_groups, count_simulated, known_studies
+from warehouse.bootstrap import expected_percentile_coverage
+from warehouse.campaign import MIXED, POOLED, CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
 from warehouse.commands import options
+from warehouse.commands.standard_output import PipedConsole
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse, WarehouseError
+from warehouse.export import export_campaigns_to_csv
 
 SHOWN = {
     "energy_per_output_token_j": "energy per output token (J)",
@@ -26,6 +29,10 @@ SHOWN = {
     "itl_mean_ms": "ITL mean (ms)",
 }
 NOT_MEASURED = "-"
+_EVERYTHING = "all"
+_GROUP_COLUMNS = [one.name for one in fields(CampaignGroup) if one.name not in ("figures", "warnings")]
+_FIGURE_COLUMNS = [one.name for one in fields(Figures)]
+_FILE_COLUMNS = [*_GROUP_COLUMNS, "metric", *_FIGURE_COLUMNS]
 _COLUMNS = ("mean", "std", "95 % Student t", "95 % percentile bootstrap", "n")
 _WIDEST = 1000
 # Where nobody looks at a terminal, a table that is cut to 80 columns serves nobody.
@@ -37,16 +44,32 @@ _WIDTH_OF_A_FILE = 110
 @options.wait
 @click.option("--study", metavar="NAME", help="Only this study.")
 @click.option("--all", "include_all", is_flag=True, help="Let invalid cycles and simulated GPUs count, too.")
-def command(database: Path, wait_s: float, study: str | None, include_all: bool) -> None:
+@click.option(
+    "--pool",
+    multiple=True,
+    type=click.Choice([*POOLED, _EVERYTHING]),
+    help="Merge groups that differ in this condition only; may be given several times. The row is marked mixed.",
+)
+@click.option(
+    "--export-csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the figures to FILE instead.",
+)
+def command(
+    database: Path, wait_s: float, study: str | None, include_all: bool, pool: tuple[str, ...], csv_file: Path | None
+) -> None:
     """Show means with confidence intervals over cycles.
 
-    One block per configuration, hardware and software it ran on. Invalid cycles and failed jobs are
+    One block per configuration, hardware and software it ran on (a campaign). Invalid cycles and failed jobs are
     counted beside; a cycle that a newer run of the same study replaces does not count. Energy on
     simulated GPUs proves nothing: those cycles are left out, and how many they are stands below.
     """
     try:
         with reading(database, wait_s) as connection:
-            groups = campaign_groups(connection, study, include_all=include_all)
+            merged = POOLED if _EVERYTHING in pool else pool
+            groups = campaign_groups(connection, study, include_all=include_all, pool=merged)
             n_simulated = 0 if include_all else count_simulated(connection, study)
             studies = known_studies(connection)
     except EmptyWarehouse as error:
@@ -57,13 +80,26 @@ def command(database: Path, wait_s: float, study: str | None, include_all: bool)
     if not groups and not n_simulated:
         click.echo(str(EmptyWarehouse(database)))
         return
-    console = Console(highlight=False)
+    if csv_file is not None:
+        export_campaigns_to_csv(_FILE_COLUMNS, _file_rows(groups), csv_file)
+        return
+    console = PipedConsole(highlight=False)
     if not console.is_terminal and not console.is_dumb_terminal and console.width == 80:
         console.width = _WIDTH_OF_A_FILE
     for group in groups:
         _print_group(console, group, include_all)
     for note in _footnotes(groups, n_simulated):
         console.print(Text(note))
+
+
+def _file_rows(groups: Sequence[CampaignGroup]) -> Iterator[list[object]]:
+    """A row for each figure of each group; a group without any has one with its counts."""
+    for group in groups:
+        own = [getattr(group, name) for name in _GROUP_COLUMNS]
+        for metric, figures in group.figures.items():
+            yield [*own, metric, *(getattr(figures, name) for name in _FIGURE_COLUMNS)]
+        if not group.figures:
+            yield [*own, *([None] * (1 + len(_FIGURE_COLUMNS)))]
 
 
 def _print_group(console: Console, group: CampaignGroup, include_all: bool) -> None:
@@ -78,7 +114,7 @@ def _print_group(console: Console, group: CampaignGroup, include_all: bool) -> N
     if not group.n_cycles:
         console.print()
         return
-    rows = {label: _figures((group.samples or {}).get(metric, ())) for metric, label in SHOWN.items()}
+    rows = {label: _cells(group.figures.get(metric)) for metric, label in SHOWN.items()}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     for name in _COLUMNS:
@@ -116,18 +152,22 @@ def _conditions(group: CampaignGroup) -> str:
     parts = []
     if group.hardware is not None:
         parts.append(f"{group.hardware} x{group.gpu_count}" if group.gpu_count else group.hardware)
-    if group.is_simulated:
-        parts.append("simulated")
     if group.study is not None:
         parts.append(f"study {group.study}")
+    if group.campaign_id is not None:
+        parts.append(f"campaign {group.campaign_id}")
     if group.image is not None:
         parts.append(f"image {group.image.rpartition(':')[2][:12]}")
     if group.driver_version is not None:
         parts.append(f"driver {group.driver_version}")
-    if group.power_limits_w:
+    if group.power_limits_w == MIXED:
+        parts.append(f"limit {MIXED}")
+    elif group.power_limits_w:
         parts.append(f"limit {'/'.join(f'{limit:g}' for limit in group.power_limits_w)} W")
     if group.model_commit is not None:
         parts.append(f"commit {group.model_commit[:8]}")
+    if group.is_simulated:
+        parts.append("simulated")
     return "  ".join(parts)
 
 
@@ -152,21 +192,19 @@ def _bound(largest: float, n_bounds: int, n_cycles: int) -> str:
     return f"meter bound +-{_number(shown, digits)} % of the energy (largest of {of} cycle{'' if of == '1' else 's'})"
 
 
-def _figures(samples: Sequence[float]) -> list[str]:
+def _cells(figures: Figures | None) -> list[str]:
     """mean, std, both intervals, n: all with the same digits."""
-    if not samples:
+    if figures is None:
         return [NOT_MEASURED] * 4 + ["0"]
-    result = bootstrap_ci(samples)
-    interval = student_t_ci(samples)
-    digits = _digits(result.mean, result.std)
-    n = str(result.n_samples)
-    if interval is None or result.ci_lower is None or result.ci_upper is None:
-        return [_number(result.mean, digits), NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, n]
+    digits = _digits(figures.mean, figures.std)
+    n = str(figures.n_samples)
+    if figures.n_samples < 2:
+        return [_number(figures.mean, digits), NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, n]
     return [
-        _number(result.mean, digits),
-        _number(result.std, digits),
-        _interval(*interval, digits),
-        _interval(result.ci_lower, result.ci_upper, digits),
+        _number(figures.mean, digits),
+        _number(figures.std, digits),
+        _interval(figures.t_lower, figures.t_upper, digits) + ("*" if figures.t_method == "stein" else ""),
+        _interval(figures.percentile_lower, figures.percentile_upper, digits),
         n,
     ]
 
@@ -187,7 +225,9 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _interval(lower: float, upper: float, digits: int) -> str:
+def _interval(lower: float | None, upper: float | None, digits: int) -> str:
+    if lower is None or upper is None:
+        return NOT_MEASURED
     return f"[{_number(lower, digits)}, {_number(upper, digits)}]"
 
 
@@ -196,9 +236,8 @@ def _known(value: object) -> str:
 
 
 def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[str]:
-    sizes = sorted(
-        {len(values) for group in groups for metric, values in (group.samples or {}).items() if metric in SHOWN}
-    )
+    shown = [group.figures[metric] for group in groups for metric in SHOWN if metric in group.figures]
+    sizes = sorted({figures.n_samples for figures in shown})
     covered = [
         f"{coverage:.0%} at n = {n}".replace("%", " %")
         for n in sizes
@@ -213,9 +252,11 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[st
         yield "At n = 2 Student t is wide, because two cycles say little about the spread: run at least 5."
     if 1 in sizes:
         yield "At n = 1 there is no interval: run at least 5 cycles."
-    if any(metric not in (group.samples or {}) for group in groups if group.n_cycles for metric in SHOWN):
+    if any(figures.t_method == "stein" for figures in shown):
+        yield "* the metric that an adaptive study stopped by: with the spread and the degrees of freedom of its pilot."
+    if any(metric not in group.figures for group in groups if group.n_cycles for metric in SHOWN):
         yield f'"{NOT_MEASURED}" means not measured.'
-    if any("ttft_mean_ms" in (group.samples or {}) for group in groups):
+    if any("ttft_mean_ms" in group.figures for group in groups):
         yield "TTFT counts from the opening of the window, so waiting for a place in a batch is part of it."
     if any(group.largest_energy_bound is not None for group in groups):
         yield "The meter bound is the most that the meter may be off in a cycle; the intervals do not hold it."

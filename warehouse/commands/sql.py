@@ -6,28 +6,46 @@ import csv
 import io
 import json
 import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from warehouse.commands import options
-from warehouse.query import Answer, run_query
+from warehouse.commands.plain_text import printable
+from warehouse.commands.standard_output import PipedConsole, unless_nobody_reads
+from warehouse.errors import WarehouseError
+from warehouse.export import new_file
+from warehouse.query import Answer, Rows, streamed, streamed_arrow
 
 _WIDEST = 10_000
+_LONGEST_TABLE = 10_000
+"""Rows of a table for reading; its widths need all of them in memory."""
+_SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 
 
 @click.command("sql")
-@click.argument("query")
+@click.argument("query", required=False)
+@click.option("--file", "script", type=click.Path(path_type=Path), metavar="FILE", help="Read the query from FILE.")
 @options.database
 @options.wait
 @click.option(
-    "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="Output."
+    "--format",
+    "style",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    help="What to write. By default a FILE of -o says it by its name, and otherwise it is a table.",
 )
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write into FILE.")
 @click.option(
     "--time-limit",
     "time_limit_s",
@@ -37,33 +55,97 @@ _WIDEST = 10_000
     metavar="SECONDS",
     help="Stop the query after this long.",
 )
-def command(query: str, database: Path, wait_s: float, style: str, time_limit_s: float) -> None:
+def command(
+    query: str | None,
+    script: Path | None,
+    database: Path,
+    wait_s: float,
+    style: str | None,
+    target: Path | None,
+    time_limit_s: float,
+) -> None:
     """Ask the database a question in SQL.
 
-    Tables: experiments, process_results, requests, samples, warnings, failures, quarantine. Views: cycles,
-    energy_from_samples, energy_from_samples_per_gpu. NULL is not measured. The query can
-    change nothing and sees no other file.
+    QUERY is one statement that asks; - reads it from the standard input. Tables and views: see `warehouse schema`.
+    NULL is not measured. The query can change nothing and sees no other file. CSV, JSON and Parquet come as they
+    are found, however many rows; what stops half-way leaves no FILE.
     """
-    answer = run_query(database, query, time_limit_s, wait_s)
+    style = _style(style, target)
+    text = _text(query, script)
+    if style == "parquet":
+        with streamed_arrow(database, text, time_limit_s, wait_s) as arrow, _output(target, database) as stream:
+            _write_parquet(arrow.schema, arrow.batches, stream)
+        return
+    with streamed(database, text, time_limit_s, wait_s) as rows:
+        if style == "table":
+            with unless_nobody_reads():
+                _print_table(rows)
+            return
+        with _output(target, database) as stream:
+            (_write_csv if style == "csv" else _write_json)(rows, stream)
+
+
+def _style(style: str | None, target: Path | None) -> str:
+    if target is None:
+        if style == "parquet" and sys.stdout.isatty():
+            raise WarehouseError("Parquet is nothing to read on a terminal. Give a file with -o.", 2)
+        return style or "table"
+    style = style or _SUFFIXES.get(target.suffix.lower())
+    if style is None:
+        raise WarehouseError(f"the name {target} does not say what to write. Give --format csv, json or parquet.", 2)
     if style == "table":
-        _print_table(answer)
-    else:
-        click.echo(_as_csv(answer) if style == "csv" else _as_json(answer), nl=style == "json")
+        raise WarehouseError("a table is for reading. Write a file with --format csv, json or parquet.", 2)
+    return style
 
 
-def _print_table(answer: Answer) -> None:
+def _text(query: str | None, script: Path | None) -> str:
+    if (query is None) == (script is None):
+        raise WarehouseError("give one QUERY, or --file. See `warehouse sql --help`.", 2)
+    try:
+        if script is not None:
+            return script.read_text(encoding="utf-8")
+        return sys.stdin.buffer.read().decode() if query == "-" else str(query)
+    except UnicodeDecodeError:
+        raise WarehouseError(f"{script or 'the standard input'} is not UTF-8 text. Save it as UTF-8.", 2) from None
+    except OSError as error:
+        raise WarehouseError(f"{script} cannot be read ({error.strerror}). Give another --file.", 2) from None
+
+
+@contextmanager
+def _output(target: Path | None, database: Path) -> Iterator[BinaryIO]:
+    if target is None:
+        with unless_nobody_reads():
+            stream = sys.stdout.buffer
+            yield stream
+            stream.flush()
+        return
+    if os.path.realpath(target) == os.path.realpath(database):
+        raise WarehouseError(f"{target} is the database itself. Give another file with -o.", 2)
+    with new_file(target) as stream:
+        yield stream
+
+
+def _print_table(rows: Rows) -> None:
+    shown: list[tuple[Any, ...]] = []
+    for batch in rows.batches:
+        shown += batch
+        if len(shown) > _LONGEST_TABLE:
+            break
+    longer = len(shown) > _LONGEST_TABLE
+    answer = Answer(rows.columns, shown[:_LONGEST_TABLE])
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(answer.columns):
         numeric = all(isinstance(row[index], int | float | None) for row in answer.rows)
-        table.add_column(Text(name), justify="right" if numeric and answer.rows else "left", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right" if numeric and answer.rows else "left", overflow="fold")
     for row in answer.rows:
-        table.add_row(*(Text("NULL" if value is None else str(value)) for value in row))
-    console = Console(highlight=False)
+        table.add_row(*(Text(_shown(value)) for value in row))
+    console = PipedConsole(highlight=False)
     if console.measure(table, options=console.options.update(max_width=_WIDEST)).minimum <= console.width:
         console.print(table)
     else:
         _print_stacked(console, answer)
-    click.echo(f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}")
+    count = f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}"
+    click.echo(f"the first {count}; --format csv, json or parquet gives all" if longer else count)
 
 
 def _print_stacked(console: Console, answer: Answer) -> None:
@@ -72,21 +154,54 @@ def _print_stacked(console: Console, answer: Answer) -> None:
     for number, row in enumerate(answer.rows, start=1):
         console.print(Text(f"row {number}", style="bold"))
         for name, value in zip(answer.columns, row, strict=True):
-            console.print(Text(f"  {name:<{width}}  {'NULL' if value is None else value}"), overflow="fold")
+            console.print(Text(f"  {printable(name):<{width}}  {_shown(value)}"), overflow="fold")
 
 
-def _as_csv(answer: Answer) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(answer.columns)
-    writer.writerows(answer.rows)
-    return stream.getvalue()
+def _shown(value: Any) -> str:
+    return "NULL" if value is None else "\n".join(map(printable, str(value).split("\n")))
 
 
-def _as_json(answer: Answer) -> str:
-    names = _distinct(answer.columns)
-    rows = [dict(zip(names, map(_json_value, row), strict=True)) for row in answer.rows]
-    return json.dumps(rows, indent=1, default=str, allow_nan=False)
+def _write_csv(rows: Rows, stream: BinaryIO) -> None:
+    """As it is, for programs: what a spreadsheet may take for a formula is not marked, as `warehouse export` does."""
+    with _text_of(stream) as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(rows.columns)
+        for batch in rows.batches:
+            writer.writerows([_csv_value(value) for value in row] for row in batch)
+
+
+def _write_json(rows: Rows, stream: BinaryIO) -> None:
+    names = _distinct(rows.columns)
+    separator = "[\n"
+    with _text_of(stream) as text:
+        for batch in rows.batches:
+            for row in batch:
+                record = dict(zip(names, map(_json_value, row), strict=True))
+                text.write(separator + json.dumps(record, default=str, allow_nan=False, ensure_ascii=False))
+                separator = ",\n"
+        text.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _write_parquet(schema: pa.Schema, batches: Iterator[pa.RecordBatch], stream: BinaryIO) -> None:
+    schema = pa.schema([pa.field(name, kind) for name, kind in zip(_distinct(schema.names), schema.types, strict=True)])
+    try:
+        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+    except pa.ArrowNotImplementedError as error:
+        raise WarehouseError(
+            f"Parquet has no such type ({str(error).splitlines()[0]}). Cast it in the query."
+        ) from None
+
+
+@contextmanager
+def _text_of(stream: BinaryIO) -> Iterator[io.TextIOWrapper]:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    try:
+        yield text
+        text.flush()
+    finally:
+        text.detach()  # or it would close the stream
 
 
 def _distinct(columns: list[str]) -> list[str]:
@@ -99,6 +214,12 @@ def _distinct(columns: list[str]) -> list[str]:
             name = f"{column}_{number}"
         names.append(name)
     return names
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(_json_value(value), default=str, allow_nan=False, ensure_ascii=False)
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _json_value(value: Any) -> Any:

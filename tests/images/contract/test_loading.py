@@ -79,11 +79,13 @@ def test_nan_and_infinity_are_refused_wherever_they_stand(tmp_path: Path, litera
     assert literal in message if literal != "1e999" else field in message
 
 
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth else {}
+
+
 def test_an_effective_config_that_could_not_be_saved_again_is_refused(tmp_path: Path) -> None:
-    deep: dict[str, Any] = {}
-    for _ in range(300):
-        deep = {"a": deep}
-    assert "effective_config: only JSON values" in refusal(tmp_path, {**GOOD, "effective_config": deep})
+    assert "effective_config: only JSON values" in refusal(tmp_path, {**GOOD, "effective_config": nested(198)})
+    assert refusal(tmp_path, {**GOOD, "effective_config": nested(300)}).endswith("is nested too deeply")
 
 
 @pytest.mark.parametrize("field", ["timeseries", "requests"])

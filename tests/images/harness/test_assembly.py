@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from images.contract.assembly import assemble
+from images.contract.facts import Baseline, Facts
 from images.contract.job import JobContext
 from images.contract.parts import CoolDown, DeviceEnergy, EnvironmentSnapshot
 from images.contract.process import ProcessData
 from images.contract.result import ExperimentResult
 from images.contract.scheduling import Placement, Scheduling
-from images.harness.assembly import Facts, assemble
-from images.harness.baseline import Baseline
 from images.harness.process import Place, measure_process
 from images.harness.window import OwnMarks
 from tests.images.harness.fakes import FakeBackend, Phases, config

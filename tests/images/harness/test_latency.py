@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from images.contract.files import REQUESTS_SCHEMA
+from images.contract.latency import mean, request_means
 from images.harness.backend import Generation, Request
-from images.harness.latency import RequestRecord, mean, records, request_means, requests_table
+from images.harness.latency import RequestRecord, records, requests_table
 
 OPENED_S = 1000.0
 

@@ -10,8 +10,8 @@ import pynvml
 import pytest
 
 from images.contract.config import CoolDownGate, parse_config
+from images.contract.findings import find_warnings, foreign_warning
 from images.contract.job import JobContext
-from images.harness.findings import find_warnings, foreign_warning
 from images.harness.gpus import find_gpus, wait_until_cool
 from images.harness.meter import Meter
 from images.harness.nvml import open_devices

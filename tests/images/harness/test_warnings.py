@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from images.contract.findings import find_warnings
 from images.contract.job import ConfigInvalid, JobContext
 from images.contract.parts import WarmupResult
 from images.contract.result import ExperimentResult
-from images.harness.findings import find_warnings
 from images.harness.measure import measure
 from tests.images.harness.fakes import FakeBackend, Phases, WordTokenizer, config, loaded_model
 

@@ -76,7 +76,7 @@ def test_a_process_killed_in_mid_window_fails_the_job_in_one_line_and_leaves_wha
     assert folder.name == failure.experiment_id
     assert f"kept in {folder}" in killed.stderr
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "context.json", "plan.json"),
+        *("config.json", "context.json", "facts.json", "plan.json"),
         *("process_0.json", "requests_0.parquet", "samples_0.parquet", ".completed_0"),
     }
 

@@ -1,15 +1,23 @@
-"""From what every process measured to one result, merged once."""
+"""From what every process measured to one result, merged once: by the job itself, or later from what it left."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 from images.contract import files
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
+from images.contract.facts import Facts
+from images.contract.findings import (
+    cool_down_warning,
+    find_warnings,
+    foreign_warning,
+    missing_warning,
+    placement_warning,
+)
 from images.contract.job import JobContext
+from images.contract.latency import request_means
 from images.contract.parts import (
     CoolDown,
     DeviceEnergy,
@@ -23,35 +31,11 @@ from images.contract.parts import (
 )
 from images.contract.process import ProcessData, ProcessRecord
 from images.contract.result import ExperimentResult
-from images.harness.baseline import Baseline
-from images.harness.findings import (
-    cool_down_warning,
-    find_warnings,
-    foreign_warning,
-    missing_warning,
-    placement_warning,
-)
-from images.harness.latency import request_means
 
 REPRODUCIBILITY_NOTES = (
     "Greedy decoding repeats its tokens on the same hardware, driver and package versions only; "
     "compare figures across machines by their intervals, not by single cycles."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of the experiment beside its processes' work."""
-
-    experiment_id: str
-    config_hash: str
-    environment: EnvironmentSnapshot
-    cool_down: CoolDown | None
-    baseline_before: Baseline | None
-    baseline_after: Baseline | None
-    no_meter: str | None
-    no_baseline: str | None
-    foreign: Sequence[str]
 
 
 def assemble(
@@ -67,16 +51,19 @@ def assemble(
     devices = [device for record in records for device in record.devices]
     unmetered = [record.raw.process_index for record in records if not record.devices]
     if devices and unmetered:
-        facts = replace(facts, no_meter=f"process {unmetered[0]} had no meter")
+        facts = facts.model_copy(update={"no_meter": f"process {unmetered[0]} had no meter"})
         devices = []  # a part of the energy is no figure
+    elif unmetered and facts.no_meter is None:
+        facts = facts.model_copy(update={"no_meter": "the model ran on the CPU"})
     requests = files.concat_tables([one.requests for one in data])
     sampled = [one.samples for one in data if one.samples is not None] if devices else []
     samples = files.concat_tables(sampled) if sampled else None
     window_s = _described_s(first)
     tpot, e2e = request_means(requests, first.span_s)
     energy = _total(devices, lambda device: device.energy_j)
-    baseline_w = _baseline_power_w(facts) if devices else None
     missing = sorted(set(range(config.num_processes)) - {record.raw.process_index for record in records})
+    # Idle power is that of all GPUs of the job, so it is no part of what some of them drew.
+    baseline_w = _baseline_power_w(facts) if devices and not missing else None
     result = aggregate_results(
         [record.raw for record in records],
         facts.experiment_id,

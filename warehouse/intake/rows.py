@@ -1,34 +1,42 @@
-"""From one directory on disk to the rows it becomes. Nothing here knows the database."""
+"""From a result or a failure to the rows that it becomes. Nothing here knows the disk or the database."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import warnings
-from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic_core import to_json
 
-from images.contract import files
 from images.contract.failure import JobFailure
-from images.contract.files import UnreadableResult
 from images.contract.parts import RawProcessResult
 from images.contract.result import ExperimentResult
 
 Row = dict[str, Any]
 
 _WARNING = re.compile(r"(?P<code>[a-z0-9_]+): (?P<message>.+)", re.DOTALL)
+CONDITIONS = (
+    "study",
+    "measurement_config_hash",
+    "hardware",
+    "gpu_count",
+    "image",
+    "driver_version",
+    "power_limits_w",
+    "model_commit",
+    "is_simulated",
+)
+"""What cycles must have in common for one interval to be over them."""
 
+_ASKED = ("max_output_tokens", "ignore_eos")
 # Columns that are called as their field is.
 _RESULT_FIELDS = [
     "experiment_id",
     "schema_version",
     "measurement_config_hash",
     "study",
+    "experiment",
     "cycle",
     "block",
     "attempt",
@@ -55,6 +63,7 @@ _RESULT_FIELDS = [
     "total_flops",
     "measurement_valid",
     "invalid_reasons",
+    "reproducibility_notes",
     "prompts_sha256",
 ]
 _LATENCY_FIELDS = [
@@ -73,8 +82,10 @@ _ENVIRONMENT_FIELDS = [
     "git_revision",
     "launcher",
     "node",
+    "pod",
     "simulated",
 ]
+_EXTENDED_FIELDS = ["tpot_mean_ms", "e2e_mean_ms", "padding_fraction"]
 _BREAKDOWN_FIELDS = {
     "energy_bound_j": "bound_j",
     "energy_counter_j": "counter_j",
@@ -90,11 +101,21 @@ _THERMAL_FIELDS = {
     "throttle_duration_s": "throttle_duration_sec",
     "throttle_reasons": "reasons",
 }
-_JSON_FIELDS = ["environment_snapshot", "warmup_result", "energy_breakdown", "thermal_throttle", "aggregation"]
+_JSON_FIELDS = [
+    "environment_snapshot",
+    "warmup_result",
+    "energy_breakdown",
+    "thermal_throttle",
+    "aggregation",
+    "scheduling",
+    "extended_metrics",
+    "multi_gpu",
+]
 _FAILURE_FIELDS = [
     "experiment_id",
     "measurement_config_hash",
     "study",
+    "experiment",
     "cycle",
     "attempt",
     "backend",
@@ -106,143 +127,112 @@ _FAILURE_FIELDS = [
 ]
 
 
-@dataclass(frozen=True)
-class Record:
-    """One readable directory.
+def result_rows(result: ExperimentResult, document: Row, unknown: Row, directory: str) -> dict[str, list[Row]]:
+    """Rows by table.
 
-    Attributes:
-        rows: rows as Python has them, by table.
-        sidecars: rows as Arrow has them, by table; experiment_id is still to be added.
+    Args:
+        document: as it was read, so that the parts that are kept as JSON lose nothing.
+        unknown: what of it the result does not know.
+        directory: name of where it lies.
     """
-
-    directory: str
-    kind: Literal["result", "failure"]
-    experiment_id: str
-    signature: str
-    content_sha256: str
-    rows: dict[str, list[Row]]
-    sidecars: dict[str, files.Table] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Broken:
-    """One directory that cannot be taken, and why, in one line."""
-
-    directory: str
-    reason: str
-
-
-def name_of(directory: Path) -> str:
-    """The directory as text that any database takes, also if its name is not UTF-8."""
-    return _storable(str(directory))
-
-
-def signature_of(directory: Path) -> str:
-    """Times and sizes of the files that ingest reads; if it is the same, they are not opened again.
-
-    Raises:
-        OSError: the files cannot be looked at.
-    """
-    parts = []
-    for name in (files.RESULT_FILE, files.FAILURE_FILE, files.REQUESTS_FILE, files.TIMESERIES_FILE):
-        try:
-            status = (directory / name).stat()
-        except FileNotFoundError:
-            continue
-        parts.append(f"{name}:{status.st_mtime_ns}:{status.st_size}")
-    return " ".join(parts)
-
-
-def read_directory(directory: Path) -> Record | Broken:
-    """Read the result in `directory`, or the failure if there is no result."""
-    try:
-        # Before reading: a file that changes meanwhile is then read again next time.
-        signature = signature_of(directory)
-        if (directory / files.RESULT_FILE).exists():
-            return _read_result(directory, signature)
-        if (directory / files.FAILURE_FILE).exists():
-            return _read_failure(directory, signature)
-        reason = f"{directory} is half-written: it has neither {files.RESULT_FILE} nor {files.FAILURE_FILE}"
-    except UnreadableResult as error:
-        reason = str(error)
-    except OSError as error:
-        reason = f"{error.filename or directory} cannot be read ({error.strerror})"
-    except (ValueError, RecursionError) as error:
-        reason = f"{directory} cannot be stored ({error})"
-    reason = " ".join(_storable(reason).split())
-    return Broken(name_of(directory), f"{reason}. Repair or remove the directory, then ingest again.")
-
-
-def _read_result(directory: Path, signature: str) -> Record:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = ExperimentResult.from_json(directory)
-    named = {"requests": result.requests, "samples": result.timeseries}
-    # One that is gone has been read as None, with a warning.
-    sidecars = {table: file for table, file in named.items() if file is not None}
-    name = name_of(directory)
-    return Record(
-        directory=name,
-        kind="result",
-        experiment_id=result.experiment_id,
-        signature=signature,
-        content_sha256=_digest(directory, [files.RESULT_FILE, *sidecars.values()]),
-        rows={
-            "experiments": [_experiment_row(result, name)],
-            "process_results": [_process_row(result.experiment_id, process) for process in result.process_results],
-            "warnings": [
-                _warning_row(result.experiment_id, index, text)
-                for index, text in enumerate(result.measurement_warnings)
-            ],
-        },
-        sidecars={table: files.load_table(directory, file) for table, file in sidecars.items()},
-        notes=[_storable(str(warning.message)) for warning in caught],
-    )
-
-
-def _read_failure(directory: Path, signature: str) -> Record:
-    failure = JobFailure.from_json(directory)
-    name = name_of(directory)
-    row = {column: getattr(failure, column) for column in _FAILURE_FIELDS} | {
-        "directory": name,
-        "failed_at": failure.time,
-        "backend": failure.backend or _typed((failure.config or {}).get("backend"), str),
-        "config": _json(failure.config),
-        **_config_columns(failure.config or {}),
+    experiment_id = result.experiment_id
+    return {
+        "experiments": [_experiment_row(result, document, unknown, directory)],
+        "process_results": [_process_row(experiment_id, process) for process in result.process_results],
+        "warnings": [
+            _warning_row(experiment_id, index, text) for index, text in enumerate(result.measurement_warnings)
+        ],
     }
-    return Record(
-        directory=name,
-        kind="failure",
-        experiment_id=failure.experiment_id,
-        signature=signature,
-        content_sha256=_digest(directory, [files.FAILURE_FILE]),
-        rows={"failures": [row]},
-    )
 
 
-def _experiment_row(result: ExperimentResult, directory: str) -> Row:
-    config, environment, extended = result.effective_config, result.environment_snapshot, result.extended_metrics
+def failure_rows(failure: JobFailure, directory: str) -> dict[str, list[Row]]:
+    """Rows by table."""
+    config = failure.config or {}
+    row = {column: getattr(failure, column) for column in _FAILURE_FIELDS} | {
+        "directory": directory,
+        "failed_at": failure.time,
+        "backend": failure.backend or _typed(config.get("backend"), str),
+        "config": _json(failure.config),
+        **_config_columns(config),
+    }
+    return {"failures": [row]}
+
+
+def _experiment_row(result: ExperimentResult, document: Row, unknown: Row, directory: str) -> Row:
+    config, environment = result.effective_config, result.environment_snapshot
     row = {column: getattr(result, column) for column in _RESULT_FIELDS}
     row |= {column: getattr(result.latency_stats, column, None) for column in _LATENCY_FIELDS}
     row |= {column: getattr(environment, column, None) for column in _ENVIRONMENT_FIELDS}
     row |= {column: getattr(result.energy_breakdown, part, None) for column, part in _BREAKDOWN_FIELDS.items()}
     row |= {column: getattr(result.thermal_throttle, part, None) for column, part in _THERMAL_FIELDS.items()}
-    row |= {column: _part_json(getattr(result, column)) for column in _JSON_FIELDS}
+    row |= {column: getattr(result.extended_metrics, column, None) for column in _EXTENDED_FIELDS}
+    row |= {column: _json(document.get(column)) for column in _JSON_FIELDS}
     row |= _config_columns(config)
     if row["model"] is None and result.process_results:
         row["model"] = result.process_results[0].model_name
-    return row | {
+    row |= {
         "directory": directory,
+        "warmup_excluded_requests": result.warmup_excluded_samples,
         "num_processes": _typed(config.get("num_processes"), int),
         "gpus_per_process": _typed(config.get("gpus_per_process"), int),
-        "tpot_mean_ms": extended.tpot_mean_ms if extended else None,
-        "e2e_mean_ms": extended.e2e_mean_ms if extended else None,
         "warmup_converged": result.warmup_result.converged if result.warmup_result else None,
         "effective_config": _json(config),
+        "unknown_fields": _json(unknown) if unknown else None,
         **_window_columns(result),
         **_activity_columns(result),
         **_gpu_columns(result),
+        **_scheduling_columns(result),
+    }
+    row |= _labels(row)
+    return row | {"campaign_id": campaign_id(row), "work_id": work_id(row, config)}
+
+
+def _labels(row: Row) -> Row:
+    """What a run is called and judged by, beside its own figures."""
+    device, simulated = row["device"], bool(row["simulated"])
+    on_cpu = device in (None, "none", "cpu")
+    return {
+        "hardware": row["gpu_name"] or (", ".join(filter(None, ("CPU", row["cpu_model"]))) if on_cpu else device),
+        "image": row["image_repo_digest"] or row["image_id"],
+        "is_simulated": simulated,
+        # A simulated run is invalid for that alone; counted here as well, it would be told of twice.
+        "is_invalid": row["measurement_valid"] is False
+        and not (simulated and row["invalid_reasons"] == ["simulated_device"]),
+        "superseded": False,
+    }
+
+
+def campaign_id(row: Row) -> str:
+    """16 hex digits that name the campaign of a run, or of anything else with the `CONDITIONS`."""
+    parts = [row[name] for name in CONDITIONS]
+    return hashlib.blake2b(to_json(parts), digest_size=8).hexdigest()
+
+
+def work_id(row: Row, config: Row) -> str | None:
+    """16 hex digits that name what was asked of the model; None where the prompts were not recorded."""
+    if row["prompts_sha256"] is None:
+        return None
+    workload, sampling = (config.get(part) for part in ("workload", "sampling"))
+    asked = [workload.get(name) for name in _ASKED] if isinstance(workload, dict) else None
+    temperature = sampling.get("temperature") if isinstance(sampling, dict) else None
+    parts = [row["model"], row["prompts_sha256"], row["measurement_methodology"], asked, temperature]
+    return hashlib.blake2b(to_json(parts), digest_size=8).hexdigest()
+
+
+def _scheduling_columns(result: ExperimentResult) -> Row:
+    scheduling = result.scheduling
+    adaptive = scheduling.adaptive if scheduling else None
+    pilot = adaptive.pilot[0] if adaptive and len(adaptive.pilot) == 1 else None
+    neighbours = scheduling.neighbours if scheduling else None
+    return {
+        "placement": scheduling.placement if scheduling else None,
+        "job_order": scheduling.order if scheduling else None,
+        "order_seed": scheduling.seed if scheduling else None,
+        "position": scheduling.position if scheduling else None,
+        "n_neighbours": None if neighbours is None else len(neighbours),
+        "adaptive_metric": adaptive.metric if adaptive else None,
+        "adaptive_pilot_s": pilot.s if pilot else None,
+        "adaptive_pilot_cycles": adaptive.min if adaptive else None,
     }
 
 
@@ -335,21 +325,5 @@ def _typed(value: Any, kind: type) -> Any:
     return value if type(value) is kind else None
 
 
-def _json(value: dict[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(value, allow_nan=False)
-
-
-def _part_json(part: BaseModel | None) -> str | None:
-    return None if part is None else part.model_dump_json()
-
-
-def _storable(text: str) -> str:
-    """Python reads bytes that are not UTF-8 as lone surrogates, which neither a database nor a terminal takes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _digest(directory: Path, names: list[str]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(hashlib.sha256((directory / name).read_bytes()).digest())
-    return digest.hexdigest()
+def _json(value: Any) -> str | None:
+    return to_json(value).decode() if isinstance(value, dict) else None

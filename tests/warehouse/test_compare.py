@@ -1,0 +1,391 @@
+"""Comparisons: the statistics, the gate, which campaigns belong together, and the command from ingest to exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from images.contract.config import ExperimentConfig
+from tests.bench.statistics import false_alarms
+from tests.warehouse.results import make_result, save, warehouse
+from warehouse.compare import Cycle, compare_metric
+from warehouse.comparison.gate import Decision, decide, exit_code, gate_confidence, parse_condition
+from warehouse.comparison.ratio import Ratio, paired_ratio, welch_ratio
+from warehouse.errors import WarehouseError
+
+A = [10.0, 11.0, 10.4, 10.9]
+B = [9.1, 9.9, 9.6, 9.5]
+
+
+def test_paired_is_student_t_on_log_ratios() -> None:
+    ratio = paired_ratio(A, B)
+    expected = scipy.stats.ttest_rel(np.log(B), np.log(A)).confidence_interval(0.95)
+    assert ratio.interval() == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
+    assert ratio.value == pytest.approx(scipy.stats.gmean(B) / scipy.stats.gmean(A))
+    assert (ratio.method, ratio.n) == ("paired", 4)
+
+
+def test_welch_allows_unequal_spreads_and_numbers() -> None:
+    b = [8.0, 9.9, 12.0]
+    expected = scipy.stats.ttest_ind(np.log(b), np.log(A), equal_var=False).confidence_interval(0.9)
+    ratio = welch_ratio(A, b)
+    assert ratio.interval(0.9) == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
+    assert (ratio.method, ratio.n_a, ratio.n_b, ratio.n) == ("welch", 4, 3, 3)
+
+
+def test_ratio_of_b_to_a_is_the_inverse_of_a_to_b() -> None:
+    there, back = welch_ratio(A, B).interval() or (0, 0), welch_ratio(B, A).interval() or (0, 0)
+    assert there == pytest.approx((1 / back[1], 1 / back[0]))
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_smallest_detectable_difference_is_shown_in_four_of_five_cases(n: int) -> None:
+    """With the spread known, as the estimate takes it to be."""
+    spread = 0.02
+    rise = Ratio("paired", n, n, 0.0, spread / math.sqrt(n), n - 1.0).detectable()
+    assert rise is not None
+    draw, shown = np.random.default_rng(n), 0
+    for _ in range(2000):
+        b = (1 + rise) * np.exp(draw.normal(0, spread, size=n))
+        lower, _upper = paired_ratio([1.0] * n, list(b)).interval() or (0, 0)
+        shown += lower > 1
+    assert shown / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_constant_samples_give_an_interval_without_width() -> None:
+    for ratio in (paired_ratio([2.0] * 3, [3.0] * 3), welch_ratio([2.0] * 3, [3.0] * 3)):
+        assert ratio.interval() == (ratio.value, ratio.value)
+        assert ratio.value == pytest.approx(1.5)
+        assert ratio.detectable() == 0.0
+    assert welch_ratio([2.0] * 3, [1.0, 2.0, 4.0]).interval() is not None
+
+
+def test_two_wild_cycles_do_not_overflow() -> None:
+    lower, upper = paired_ratio([1e-300, 1e300], [1e300, 1e-300]).interval() or (1, 1)
+    assert (lower, upper) == (0.0, math.inf)
+    assert paired_ratio([1.0], [2.0]).interval() is None
+    assert welch_ratio([1.0], [2.0, 3.0]).interval() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "rising", "limit"),
+    [
+        ("energy_per_output_token_j > +3%", True, 1.03),
+        (" ttft_p95_ms>10.5 % ", True, 1.105),
+        ("output_tokens_per_second < -3%", False, 0.97),
+        ("total_energy_j > -2%", True, 0.98),
+    ],
+)
+def test_condition_says_what_is_worse_and_by_how_much(text: str, rising: bool, limit: float) -> None:
+    condition = parse_condition(text)
+    assert condition.rising is rising
+    assert condition.limit == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("text", ["", "energy", "energy > 3", "energy >= 3%", "energy = 3%", "3% > energy", "a > 3% x"])
+def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(WarehouseError, match=r"is not a condition.*energy_per_output_token_j > \+3%") as raised:
+        parse_condition(text)
+    assert raised.value.exit_code == 2
+
+
+def test_nothing_can_fall_by_all_of_itself() -> None:
+    with pytest.raises(WarehouseError, match="100 % or more"):
+        parse_condition("energy < -100%")
+
+
+def judged(condition: str, log_ratio: float, error: float, n: int = 5, confounded: str | None = None) -> Decision:
+    ratio = Ratio("paired", n, n, log_ratio, error, n - 1.0)
+    return decide(parse_condition(condition), ratio, confounded, 0.95)
+
+
+def test_gate_has_three_answers() -> None:
+    assert judged("x > +3%", 0.10, 0.01).outcome == "regressed"
+    assert judged("x > +3%", 0.00, 0.005).outcome == "within"
+    assert judged("x > +3%", 0.03, 0.01).outcome == "inconclusive"
+    assert judged("x < -3%", -0.10, 0.01).outcome == "regressed"
+    assert judged("x < -3%", 0.10, 0.01).outcome == "within"
+
+
+def test_confounded_never_passes_but_can_fail() -> None:
+    assert judged("x > +3%", 0.0, 0.005, confounded="GPU confounded").outcome == "inconclusive"
+    assert judged("x > +3%", 0.1, 0.005, confounded="GPU confounded").outcome == "regressed"
+
+
+def test_fewer_than_three_pairs_decide_nothing() -> None:
+    for log_ratio in (0.0, 0.5):
+        decision = judged("x > +3%", log_ratio, 1e-9, n=2)
+        assert (decision.outcome, decision.reason) == ("inconclusive", "2 pairs; at least 3 are needed")
+
+
+def test_many_conditions_share_the_chance_of_a_false_alarm() -> None:
+    assert gate_confidence(3) == pytest.approx(1 - 0.05 / 3)
+    assert false_alarms("paired", 3) <= 0.06
+    assert false_alarms("welch", 3) <= 0.06
+
+
+def test_exit_code_is_that_of_the_worst_answer() -> None:
+    bad, good, open_ = judged("x > +3%", 0.1, 0.01), judged("x > +3%", 0, 0.001), judged("x > +3%", 0.03, 0.01)
+    assert [exit_code([good, *more], strict=False) for more in ([], [open_], [open_, bad])] == [0, 0, 1]
+    assert [exit_code([good, *more], strict=True) for more in ([], [open_], [open_, bad])] == [0, 3, 1]
+
+
+def cycles(values: Sequence[float | None], gpu: str | None = "GPU-a", study: str | None = "s") -> list[Cycle]:
+    gpus = None if gpu is None else (gpu,)
+    return [Cycle(study, f"c{at:03d}", gpus, 100, 10, {"x": value}) for at, value in enumerate(values, 1)]
+
+
+def test_pairs_are_of_one_block_on_one_gpu_set() -> None:
+    compared = compare_metric("x", cycles([1.0, 2.0, 3.0, None]), cycles([2.0, 4.0, 6.0, 9.0]))
+    assert compared.ratio is not None
+    assert (compared.ratio.method, compared.ratio.n) == ("paired", 3)
+    assert compared.ratio.value == pytest.approx(2.0)
+    assert (compared.mean_b, compared.confounded) == (4.0, None)
+
+
+@pytest.mark.parametrize(
+    ("b", "confounded"),
+    [
+        (cycles(B, study="t"), None),
+        (cycles(B, gpu="GPU-b"), "different GPUs"),
+        (cycles(B, gpu=None), "not recorded"),
+        (cycles(B[:2], study="t") + cycles(B[2:], gpu="GPU-b", study="t"), "equally often"),
+    ],
+)
+def test_without_a_common_block_groups_are_independent(b: list[Cycle], confounded: str | None) -> None:
+    compared = compare_metric("x", cycles(A), b)
+    assert compared.ratio is not None
+    assert compared.ratio.method == "welch"
+    assert (confounded is None) == (compared.confounded is None)
+    assert confounded is None or confounded in str(compared.confounded)
+
+
+@pytest.mark.parametrize(
+    ("b", "problem"), [([None, None], "not measured in B"), ([1.0, 0.0], "above 0"), ([1.0, -2.0], "above 0")]
+)
+def test_what_has_no_ratio_is_not_comparable(b: list[float | None], problem: str) -> None:
+    compared = compare_metric("x", cycles([1.0, 2.0]), cycles(b))
+    assert compared.ratio is None
+    assert problem in str(compared.problem)
+
+
+GPU = {"gpu_names": ["H100"], "gpu_uuids": ["GPU-a"], "image_id": "sha256:1"}
+
+
+class Lake:
+    """Results of some experiments, and the comparisons of them."""
+
+    def __init__(self, root: Path, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._root, self._db, self._capsys = root, db, capsys
+        self._count = 0
+
+    def add(
+        self,
+        study: str,
+        experiment: str,
+        energies_j: Sequence[float],
+        config: dict[str, Any] | None = None,
+        environment: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        for cycle, energy_j in enumerate(energies_j, start=1):
+            self._count += 1
+            named: dict[str, Any] = {"study": study, "experiment": experiment, "cycle": cycle, "block": f"c{cycle:03d}"}
+            result = make_result(
+                self._count,
+                energy_j=energy_j,
+                n_requests=None,
+                config=ExperimentConfig(**{"backend": "stub", **(config or {})}),
+                environment=GPU | (environment or {}),
+                **named | fields,
+            )
+            save(self._root, result)
+
+    def ingest(self) -> None:
+        assert warehouse("ingest", self._root, db=self._db) == 0
+        self._capsys.readouterr()
+
+    def compare(self, *arguments: str) -> tuple[int, str]:
+        code = warehouse("compare", *arguments, db=self._db)
+        said = self._capsys.readouterr()
+        return code, said.out + said.err
+
+    def json(self, *arguments: str) -> list[dict[str, Any]]:
+        code, text = self.compare(*arguments, "--format", "json")
+        assert code == 0, text
+        found: list[dict[str, Any]] = json.loads(text)["comparisons"]
+        return found
+
+
+@pytest.fixture
+def lake(root: Path, db: Path, capsys: pytest.CaptureFixture[str]) -> Lake:
+    return Lake(root, db, capsys)
+
+
+NOISE = (100.0, 108.0, 95.0, 103.0)
+
+
+def test_two_experiments_of_a_study_are_compared_in_blocks(lake: Lake) -> None:
+    lake.add("s", "base", NOISE, {"batch_size": 1})
+    lake.add("s", "new", [0.9 * energy_j * off for energy_j, off in zip(NOISE, (1, 1.01, 0.99, 1), strict=True)])
+    lake.ingest()
+    code, text = lake.compare("base", "new")
+    assert code == 0
+    assert "B uses 10.0 % less energy per output token, 95 % interval 8.8 to 11.2 %" in text
+    assert "4 pairs" in text
+    assert "config.batch_size" in text
+    (found,) = lake.json("new", "base", "--metric", "total_energy_j")
+    (metric,) = found["metrics"]
+    assert (metric["method"], metric["ratio"]) == ("paired", pytest.approx(1 / 0.9, rel=1e-3))
+
+
+def test_gate_decides_the_exit_code(lake: Lake) -> None:
+    lake.add("s", "base", NOISE, {"batch_size": 1})
+    lake.add("s", "new", [1.1 * energy_j * off for energy_j, off in zip(NOISE, (1, 1.01, 0.99, 1), strict=True)])
+    lake.ingest()
+
+    def gate(*limits: str, strict: bool = False) -> int:
+        options = [part for limit in limits for part in ("--fail-if", limit)]
+        return lake.compare("base", "new", *options, *(["--strict-gate"] if strict else []))[0]
+
+    assert gate("energy_per_output_token_j > +3%") == 1
+    assert gate("energy_per_output_token_j > +20%", strict=True) == 0
+    assert gate("energy_per_output_token_j > +10%") == 0
+    assert gate("energy_per_output_token_j > +10%", strict=True) == 3
+    assert gate("energy_adjusted_j > +3%", strict=True) == 3
+    assert gate("energy_per_output_token_j > +20%", "total_energy_j > +3%") == 1
+    code, text = lake.compare("base", "new", "--fail-if", "nonsense > +3%")
+    assert (code, "there is no metric 'nonsense'" in text) == (2, True)
+
+
+def test_two_studies_pair_the_campaigns_of_one_configuration(lake: Lake) -> None:
+    for study, factor in (("before", 1.0), ("after", 1.2)):
+        for size in (1, 2):
+            energies = [energy_j * factor * size for energy_j in NOISE]
+            image = {"image_id": f"sha256:{study}"}
+            lake.add(study, f"size-{size}", energies, {"batch_size": size}, image)
+    lake.add("after", "alone", NOISE, {"batch_size": 3})
+    lake.ingest()
+    found = lake.json("before", "after", "--metric", "total_energy_j")
+    assert [(one["a"]["experiment"], one["b"]["experiment"]) for one in found] == [
+        ("size-1", "size-1"),
+        ("size-2",) * 2,
+    ]
+    assert {one["metrics"][0]["method"] for one in found} == {"welch"}
+    assert [one["metrics"][0]["ratio"] for one in found] == pytest.approx([1.2, 1.2])
+    assert found[0]["different"] == ["study", "image"]
+    assert found[0]["metrics"][0]["confounded"] is None
+    _, text = lake.compare("before", "after")
+    assert "Without a counterpart, of B: " in text
+    assert "after alone stub" in text
+
+
+def test_settings_and_hardware_tell_which_campaigns_belong_together(lake: Lake) -> None:
+    for dtype in ("float16", "bfloat16"):
+        for gpu in ("H100", "H200"):
+            for size in (1, 2):
+                where = {"gpu_names": [gpu], "gpu_uuids": [f"GPU-{gpu}"]}
+                lake.add(f"s-{gpu}", f"{dtype}-{size}", NOISE, {"batch_size": size, "dtype": dtype}, where)
+    lake.ingest()
+    found = lake.json("config.batch_size=1", "batch_size=2")
+    assert len(found) == 4
+    assert all(one["different"] == ["config.batch_size"] for one in found)
+    (found_one,) = lake.json("dtype=float16,batch_size=1,hardware=H100", "dtype=bfloat16,batch_size=1,hardware=H100")
+    assert found_one["different"] == ["config.dtype"]
+    assert {metric["method"] for metric in found_one["metrics"] if metric["problem"] is None} == {"paired"}
+    assert len(lake.json("dtype=float16", "dtype=bfloat16", "--study", "s-H100")) == 2
+
+
+def test_a_difference_of_gpus_is_said_and_does_not_pass(lake: Lake) -> None:
+    lake.add("a", "base", NOISE)
+    lake.add("b", "base", NOISE, environment={"gpu_uuids": ["GPU-b"]})
+    lake.ingest()
+    code, text = lake.compare("a", "b", "--fail-if", "total_energy_j > +50%", "--strict-gate")
+    assert code == 3
+    assert "GPU confounded" in text
+
+
+def test_other_output_lengths_are_said(lake: Lake) -> None:
+    lake.add("s", "base", NOISE)
+    lake.add("s", "new", NOISE, {"batch_size": 1}, output_tokens=12)
+    lake.ingest()
+    assert lake.json("base", "new")[0]["different_output_length"] is True
+    assert "different_output_length: 10.0 output tokens per request in A, 12.0 in B" in lake.compare("base", "new")[1]
+
+
+def test_what_could_not_have_been_seen_is_no_equality(lake: Lake) -> None:
+    lake.add("s", "base", [100.0, 108.0, 95.0], {"batch_size": 1})
+    lake.add("s", "new", [104.0, 100.0, 98.0])
+    lake.ingest()
+    _, text = lake.compare("base", "new", "--metric", "total_energy_j")
+    assert "no difference that 3 pairs could have shown: it would have had to be" in text
+
+
+def test_invalid_and_simulated_runs_are_left_out(lake: Lake) -> None:
+    lake.add("s", "base", [100.0, 101.0, 102.0], {"batch_size": 1})
+    lake.add("s", "base", [900.0], {"batch_size": 1}, measurement_valid=False, invalid_reasons=["throttled"], cycle=9)
+    lake.add("s", "new", [50.0, 51.0, 52.0])
+    lake.add("s", "fake", NOISE, {"batch_size": 2}, {"simulated": True}, measurement_valid=False,
+             invalid_reasons=["simulated_device"])  # fmt: skip
+    lake.ingest()
+    assert lake.json("base", "new")[0]["a"]["n_cycles"] == 3
+    assert lake.json("base", "new", "--all")[0]["a"]["n_cycles"] == 4
+    code, text = lake.compare("base", "fake")
+    assert (code, "only simulated or invalid runs" in text) == (2, True)
+
+
+def test_metrics_without_a_ratio_do_not_crash(lake: Lake) -> None:
+    lake.add("s", "base", [100.0] * 3, {"batch_size": 1}, energy_adjusted_j=-1.0)
+    lake.add("s", "new", [100.0] * 3, energy_adjusted_j=2.0)
+    lake.ingest()
+    _, text = lake.compare("base", "new", "--metric", "energy_adjusted_j", "--metric", "total_energy_j",
+                           "--metric", "itl_p95_ms")  # fmt: skip
+    assert "energy_adjusted_j: not comparable" in text
+    assert "total_energy_j: no difference, every cycle is the same" in text
+    assert "itl_p95_ms: not comparable, not measured in A and B" in text
+
+
+def test_what_cannot_be_compared_is_one_line_that_says_how(lake: Lake) -> None:
+    lake.add("s", "base", NOISE, {"batch_size": 1}, {"driver_version": "550"})
+    lake.add("t", "base", NOISE, {"batch_size": 1}, {"driver_version": "550"})
+    lake.add("s", "new", NOISE, environment={"driver_version": "551"})
+    lake.add("s", "new", NOISE, environment={"driver_version": "552"})
+    lake.add("u", "stub", NOISE, {"batch_size": 2, "dtype": "float16"})
+    lake.ingest()
+    for arguments, said in (
+        (("base", "nothing"), "no campaign is called 'nothing'; there are studies s, t, u; experiments base, new"),
+        (("base", "base"), "A and B both mean campaign"),
+        (("study=s", "backend=stub"), "A and B both mean campaign"),
+        (("base", "stub"), "'stub' is more than one thing. Write experiment=stub or backend=stub"),
+        (("base", "nonsense=3"), "is not a selector"),
+        (("base", "batch_size=99"), "no campaign has batch_size=99; of those that the rest leaves, it is 1, 2, 8"),
+        (("base", "config.nonsense=3"), "no configuration has 'nonsense'"),
+        (("batch_size=1", "batch_size=8"), "B means 2 campaigns that go with the same one"),
+        (("batch_size=1", "batch_size=2"), "differ in study, driver_version, config.dtype, too"),
+        (("base", "new", "--study", "v"), "there is no study 'v'"),
+        (("base", "new", "--confidence", "2"), "--confidence"),
+    ):
+        code, text = lake.compare(*arguments)
+        assert code == 2, (arguments, text)
+        assert said in text
+        assert text.count("\n") == 1
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lake.add("s", "base", NOISE, {"batch_size": 1})
+    lake.add("s", "new", [1.1 * energy_j for energy_j in NOISE])
+    lake.ingest()
+    assert "\u2026" not in lake.compare("base", "new")[1]
+
+
+def test_an_empty_warehouse_says_so(lake: Lake) -> None:
+    code, text = lake.compare("a", "b")
+    assert (code, "nothing has been ingested" in text) == (2, True)

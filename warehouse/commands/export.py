@@ -1,0 +1,79 @@
+"""``warehouse export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from warehouse.commands import options
+from warehouse.errors import WarehouseError
+from warehouse.lake import TABLES, Exported, export_lake, export_table
+
+_SUFFIXES = {".csv": "csv", ".json": "json"}
+
+
+@click.command("export")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="File of CSV or JSON, or folder of Parquet.",
+)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["csv", "json", "parquet"]),
+    help="What to write. By default a PATH that ends in .csv or .json says it, and any other is Parquet.",
+)
+@click.option(
+    "--table",
+    "tables",
+    type=click.Choice(list(TABLES)),
+    multiple=True,
+    help="Only this table; again for more of them in Parquet. By default runs in CSV and JSON, and all in Parquet.",
+)
+@click.option("--study", metavar="NAME", help="Only this study.")
+@click.option("--all", "include_all", is_flag=True, help="Also runs that are invalid, simulated or replaced.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder of an earlier export.")
+@options.database
+@options.wait
+def command(
+    target: Path,
+    style: str | None,
+    tables: tuple[str, ...],
+    study: str | None,
+    include_all: bool,
+    overwrite: bool,
+    database: Path,
+    wait_s: float,
+) -> None:
+    """Write tables as CSV, JSON or a Parquet lake.
+
+    CSV and JSON are one table in one file, which is replaced. Parquet is a folder with one folder per table,
+    partitioned by study and backend as Hive does, for Spark, Trino, DuckDB and pyarrow. Only runs that count are
+    written, unless --all. In a CSV an apostrophe stands before text that a spreadsheet would take for a formula.
+    """
+    style = style or _SUFFIXES.get(target.suffix.lower(), "parquet")
+    if style == "parquet":
+        wanted = list(dict.fromkeys(tables)) or list(TABLES)
+        exported = export_lake(
+            database, target, wanted, study, include_all=include_all, overwrite=overwrite, wait_s=wait_s
+        )
+    else:
+        if len(tables) > 1:
+            raise WarehouseError(f"a file of {style} holds one table. Give --table once, or --format parquet.", 2)
+        table = tables[0] if tables else "runs"
+        exported = export_table(database, target, style, table, study, include_all=include_all, wait_s=wait_s)
+    click.echo(_summary(target, exported))
+
+
+def _summary(target: Path, exported: Exported) -> str:
+    text = f"{target}: " + ", ".join(f"{n} {table.replace('_', ' ')}" for table, n in exported.rows.items())
+    if exported.left_out:
+        runs = "1 run" if exported.left_out == 1 else f"{exported.left_out} runs"
+        text += f" ({runs} left out: invalid, simulated or replaced; --all has them)"
+    return text

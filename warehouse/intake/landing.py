@@ -1,0 +1,328 @@
+"""One batch of directories into the database, in one short transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from warehouse.database import attached
+from warehouse.errors import WarehouseError
+from warehouse.intake.records import Broken, Record
+from warehouse.intake.rows import Row
+from warehouse.intervals import refresh
+
+SIDECAR_TABLES = ("requests", "samples")
+ROW_TABLES = ("experiments", "process_results", "warnings", "failures")
+_NOT_KNOWN = ""
+"""Digest of what was read by an earlier version."""
+_DATA_ERRORS = (duckdb.Error, pa.ArrowException, ValueError, OverflowError)
+"""What can be wrong with the values of one directory, found when they are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What became of the directories, each counted once.
+
+    Attributes:
+        gone: known, and not there any more.
+        pruned: of these, forgotten with all that they had brought.
+    """
+
+    new: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failures: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    gone: int = 0
+    pruned: int = 0
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def __str__(self) -> str:
+        text = f"{self.new} new, {self.unchanged} unchanged, {self.failures} failures"
+        text += f", {self.quarantined} quarantined, {self.duplicates} duplicates"
+        for name in ("updated", "gone", "pruned"):
+            if count := getattr(self, name):
+                text += f", {count} {name}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What all batches of one ingest share.
+
+    Attributes:
+        connection: a staging connection, with the batch's requests and samples in temporary tables.
+        wait_s: how long to wait for another process to let go of the database (s).
+        exists: whether a directory is there.
+        same: whether two directories with the same result have the same sidecars.
+        report: is given one line for each directory that is quarantined or doubled.
+        moved: names that the batches found something else for; they are not gone.
+    """
+
+    connection: DuckDBPyConnection
+    database: Path
+    wait_s: float
+    exists: Callable[[str], bool]
+    same: Callable[[str, str], bool]
+    report: Callable[[str], object]
+    now: Callable[[], datetime]
+    moved: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """The directory that an experiment in the database came from."""
+
+    directory: str
+    content_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """A batch after a look at what the database has already."""
+
+    taken: list[Record]
+    duplicates: list[Record]
+    broken: list[Broken]
+    moved_from: list[str]
+
+
+def land(batch: Sequence[Record | Broken], landing: Landing) -> Summary:
+    """Store a batch in one transaction; if the database refuses a value, find the directory that has it by halving.
+
+    Raises:
+        WarehouseError: the database cannot be used.
+    """
+    connection = landing.connection
+    try:
+        with attached(connection, landing.database, landing.wait_s):
+            parts = _sort(batch, _holders(connection, batch), landing)
+            updated, touched = _replace_old_rows(connection, parts)
+            _insert(connection, parts.taken)
+            _keep_books(connection, parts, landing.now())
+            refresh(connection, touched | {record.campaign_id for record in parts.taken if record.campaign_id})
+    except _DATA_ERRORS as error:
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return land(batch[:middle], landing) + land(batch[middle:], landing)
+        if isinstance(batch[0], Broken):
+            raise WarehouseError(f"{landing.database} cannot be written: {str(error).splitlines()[0]}") from None
+        reason = f"does not fit the tables ({str(error).splitlines()[0]}). Repair or remove it, then ingest again."
+        return land([Broken(batch[0].directory, reason)], landing)
+    landing.moved.update(parts.moved_from)
+    for broken in parts.broken:
+        landing.report(f"quarantined: {broken.directory}: {broken.reason.removeprefix(broken.directory + '/')}")
+    for record in parts.duplicates:
+        landing.report(
+            f"duplicate: {record.directory} has the same content as another directory ({record.experiment_id})"
+        )
+    failures = sum(record.kind == "failure" for record in parts.taken)
+    return Summary(
+        new=len(parts.taken) - failures - updated,
+        updated=updated,
+        failures=failures,
+        quarantined=len(parts.broken),
+        duplicates=len(parts.duplicates),
+    )
+
+
+def forget(connection: DuckDBPyConnection, directories: Sequence[str]) -> set[str]:
+    """Delete what directories brought in, their place in the books included.
+
+    Returns:
+        Campaigns that lost a run; the caller refreshes them.
+    """
+    touched = _delete_rows(connection, _ids_of(connection, directories))
+    _delete(connection, "ingested_directories", "directory", directories)
+    return touched
+
+
+def forget_broken(connection: DuckDBPyConnection, directories: Sequence[str]) -> None:
+    """Take directories out of quarantine."""
+    _delete(connection, "quarantine", "directory", directories)
+
+
+def mark_gone(connection: DuckDBPyConnection, directories: Sequence[str], since: datetime | None) -> None:
+    """Note that directories are not there any more; None: they are there again."""
+    connection.execute(
+        "UPDATE ingested_directories SET gone_since = ? WHERE directory IN (SELECT unnest(?::VARCHAR[]))",
+        [since, directories],
+    )
+
+
+def _holders(connection: DuckDBPyConnection, batch: Iterable[Record | Broken]) -> dict[tuple[str, str], _Holder]:
+    ids = [record.experiment_id for record in batch if isinstance(record, Record)]
+    rows = connection.execute(
+        "SELECT kind, experiment_id, directory, content_digest FROM ingested_directories "
+        "WHERE kind <> 'duplicate' AND experiment_id IN (SELECT unnest(?::VARCHAR[]))",
+        [ids],
+    ).fetchall()
+    return {(kind, experiment_id): _Holder(directory, digest) for kind, experiment_id, directory, digest in rows}
+
+
+def _sort(batch: Iterable[Record | Broken], known: dict[tuple[str, str], _Holder], landing: Landing) -> _Sorted:
+    """The first directory of an experiment stays while it is there; the same again is a duplicate, else a conflict."""
+    taken: dict[tuple[str, str], Record] = {}
+    duplicates: list[Record] = []
+    broken: list[Broken] = []
+    moved_from: list[str] = []
+    holders = dict(known)
+    for record in batch:
+        if isinstance(record, Broken):
+            broken.append(record)
+            continue
+        key = (record.kind, record.experiment_id)
+        holder = holders.get(key)
+        if holder is not None and holder.directory != record.directory:
+            if landing.exists(holder.directory):
+                looks_same = holder.content_digest in (record.content_digest, _NOT_KNOWN)
+                if looks_same and landing.same(holder.directory, record.directory):
+                    duplicates.append(record)
+                else:
+                    broken.append(Broken(record.directory, _conflict(record, holder)))
+                continue
+            moved_from.append(holder.directory)  # moved, or aggregated anew
+        taken[key] = record
+        holders[key] = _Holder(record.directory, record.content_digest)
+    return _Sorted(list(taken.values()), duplicates, broken, moved_from)
+
+
+def _conflict(record: Record, holder: _Holder) -> str:
+    return (
+        f"has the experiment_id {record.experiment_id} of {holder.directory} but other content. "
+        "An id names one cycle; remove the directory that is wrong, then ingest again."
+    )
+
+
+def _replace_old_rows(connection: DuckDBPyConnection, parts: _Sorted) -> tuple[int, set[str]]:
+    """Delete what the taken directories brought in earlier.
+
+    Returns:
+        How many of the results are not new therefore, and campaigns that lost a run.
+    """
+    old = _ids_of(connection, [*(record.directory for record in parts.taken), *parts.moved_from])
+    touched = _delete_rows(connection, old)
+    # Copies of what goes may now be the only ones, so they are looked at again next time.
+    connection.execute(
+        "DELETE FROM ingested_directories WHERE kind = 'duplicate' AND experiment_id IN (SELECT unnest(?::VARCHAR[]))",
+        [[experiment_id for _, experiment_id, _ in old]],
+    )
+    ids_before = {experiment_id for _, experiment_id, _ in old}
+    directories_before = {directory for _, _, directory in old}
+    updated = sum(
+        record.kind == "result" and (record.directory in directories_before or record.experiment_id in ids_before)
+        for record in parts.taken
+    )
+    return updated, touched
+
+
+def _ids_of(connection: DuckDBPyConnection, directories: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Kind, experiment_id and name of those directories that hold something."""
+    return connection.execute(
+        "SELECT kind, experiment_id, directory FROM ingested_directories "
+        "WHERE kind <> 'duplicate' AND directory IN (SELECT unnest(?::VARCHAR[]))",
+        [directories],
+    ).fetchall()
+
+
+def _delete_rows(connection: DuckDBPyConnection, old: Sequence[tuple[str, str, str]]) -> set[str]:
+    """Delete experiments and failures; the campaigns that lost a run."""
+    failures = [experiment_id for kind, experiment_id, _ in old if kind == "failure"]
+    results = [experiment_id for kind, experiment_id, _ in old if kind == "result"]
+    if failures:
+        _delete(connection, "failures", "experiment_id", failures)
+    if not results:
+        return set()
+    found = connection.execute(
+        "SELECT experiment_key, campaign_id FROM experiments WHERE experiment_id IN (SELECT unnest(?::VARCHAR[]))",
+        [results],
+    ).fetchall()
+    keys = [key for key, _ in found]
+    for table in SIDECAR_TABLES:
+        # Rows of one batch lie together, so the range spares most of the table.
+        connection.execute(
+            f"DELETE FROM {table} WHERE experiment_key BETWEEN ? AND ? "
+            "AND experiment_key IN (SELECT unnest(?::INTEGER[]))",
+            [min(keys, default=0), max(keys, default=0), keys],
+        )
+    for table in ("process_results", "warnings", "experiments"):
+        _delete(connection, table, "experiment_id", results)
+    return {campaign_id for _, campaign_id in found}
+
+
+def _insert(connection: DuckDBPyConnection, records: Sequence[Record]) -> None:
+    (last,) = connection.execute("SELECT coalesce(max(experiment_key), 0) FROM experiments").fetchall()[0]
+    keys = {record.place: key for key, record in enumerate(records, start=last + 1) if record.kind == "result"}
+    for record in records:
+        for row in record.rows.get("experiments", ()):
+            row["experiment_key"] = keys[record.place]
+    for table in ROW_TABLES:
+        _append(connection, table, [row for record in records for row in record.rows.get(table, ())])
+    for table in SIDECAR_TABLES:
+        of_place = {record.place: keys[record.place] for record in records if table in record.sidecars}
+        if of_place:
+            _insert_staged(connection, table, of_place)
+
+
+def _insert_staged(connection: DuckDBPyConnection, table: str, keys: Mapping[int, int]) -> None:
+    staged = connection.execute(f"SELECT count(DISTINCT place) FROM temp.staged_{table}").fetchall()[0][0]
+    shifts = {key - place for place, key in keys.items()}
+    if len(shifts) == 1 and staged == len(keys):  # nothing of the batch is left out: a sum is quicker than a join
+        connection.execute(
+            f"INSERT INTO {table} BY NAME "
+            f"SELECT place + {shifts.pop()} AS experiment_key, * EXCLUDE (place) FROM temp.staged_{table}"
+        )
+        return
+    connection.execute(
+        f"""
+        INSERT INTO {table} BY NAME
+        SELECT experiment_key, staged.* EXCLUDE (place)
+        FROM temp.staged_{table} AS staged
+        JOIN (SELECT unnest($places) AS place, unnest($keys) AS experiment_key) USING (place)
+        """,
+        {"places": list(keys), "keys": list(keys.values())},
+    )
+
+
+def _keep_books(connection: DuckDBPyConnection, parts: _Sorted, now: datetime) -> None:
+    read = [*parts.taken, *parts.duplicates]
+    gone = [*(record.directory for record in read), *parts.moved_from]
+    _delete(connection, "quarantine", "directory", [*gone, *(broken.directory for broken in parts.broken)])
+    _delete(connection, "ingested_directories", "directory", gone)
+    doubled = {record.directory for record in parts.duplicates}
+    books: list[Row] = [
+        {
+            "directory": record.directory,
+            "kind": "duplicate" if record.directory in doubled else record.kind,
+            "experiment_id": record.experiment_id,
+            "signature": record.signature,
+            "content_digest": record.content_digest,
+            "ingested_at": now,
+        }
+        for record in read
+    ]
+    _append(connection, "ingested_directories", books)
+    refused: list[Row] = [
+        {"directory": broken.directory, "reason": broken.reason, "quarantined_at": now} for broken in parts.broken
+    ]
+    _append(connection, "quarantine", refused)
+
+
+def _append(connection: DuckDBPyConnection, table: str, rows: Sequence[Row]) -> None:
+    if rows:
+        connection.register("batch", pa.table({name: [row[name] for row in rows] for name in rows[0]}))
+        connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM batch")
+        connection.unregister("batch")
+
+
+def _delete(connection: DuckDBPyConnection, table: str, column: str, values: Sequence[str]) -> None:
+    connection.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT unnest(?::VARCHAR[]))", [values])

@@ -1,0 +1,135 @@
+"""What one directory holds, read and judged. Nothing here knows the database."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from images.contract import files
+from images.contract.failure import JobFailure
+from images.contract.files import UnreadableResult
+from images.contract.result import ExperimentResult, unknown_fields
+from warehouse.intake.rows import Row, failure_rows, result_rows
+from warehouse.intake.sources import Candidate, outside, storable
+
+_LONGEST_REASON = 500
+_SHOWN_KEYS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One readable directory.
+
+    Attributes:
+        place: in its batch.
+        rows: rows as Python has them, by table.
+        sidecars: the files beside it that it names, by table.
+    """
+
+    place: int
+    directory: str
+    kind: Literal["result", "failure"]
+    experiment_id: str
+    signature: str
+    content_digest: str
+    rows: dict[str, list[Row]]
+    sidecars: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def campaign_id(self) -> str | None:
+        """None of a failure."""
+        return self.rows["experiments"][0]["campaign_id"] if self.kind == "result" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """One directory that cannot be taken, and why, in one line."""
+
+    directory: str
+    reason: str
+
+
+def read_directory(place: int, candidate: Candidate, directory: Path) -> Record | Broken:
+    """Read the result in `directory`, which is a copy of the candidate or itself, or the failure if there is none."""
+    try:
+        names = [name for name in candidate.files if (directory / name).exists() or (directory / name).is_symlink()]
+        # Links into the folder of the results are the user's own way to share files; out of it they are an attack.
+        if (stray := outside(directory, directory.parent, names)) is not None:
+            return _broken(candidate, f"{directory / stray} is not a plain file of this folder")
+        if files.RESULT_FILE in names:
+            return _read_result(place, candidate, directory)
+        if files.FAILURE_FILE in names:
+            return _read_failure(place, candidate, directory)
+        reason = f"{directory} is half-written: it has neither {files.RESULT_FILE} nor {files.FAILURE_FILE}"
+    except UnreadableResult as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.filename or directory} cannot be read ({error.strerror})"
+    except (ValueError, RecursionError) as error:
+        reason = f"{directory} cannot be stored ({error})"
+    # The directory goes by the name that the user knows it by.
+    return _broken(candidate, storable(reason).replace(storable(str(directory)), candidate.name))
+
+
+def _broken(candidate: Candidate, reason: str) -> Broken:
+    text = " ".join(storable(reason).split())[:_LONGEST_REASON]
+    return Broken(candidate.name, f"{text}. Repair or remove the directory, then ingest again.")
+
+
+def _read_result(place: int, candidate: Candidate, directory: Path) -> Record:
+    path = directory / files.RESULT_FILE
+    raw = path.read_bytes()
+    document = files.parse_json(raw, path)
+    result = ExperimentResult.from_document(document, path)
+    unknown = unknown_fields(document, result)
+    named = {"requests": result.requests, "samples": result.timeseries}
+    sidecars = {table: file for table, file in named.items() if file is not None and (directory / file).is_file()}
+    return Record(
+        place=place,
+        directory=candidate.name,
+        kind="result",
+        experiment_id=result.experiment_id,
+        signature=candidate.signature,
+        content_digest=_digest(raw, [(directory / file).stat().st_size for file in sidecars.values()]),
+        rows=result_rows(result, document, unknown, candidate.name),
+        sidecars=sidecars,
+        notes=[
+            *(
+                f"{candidate.name}/{file} is missing; {table} are not stored"
+                for table, file in named.items()
+                if file is not None and table not in sidecars
+            ),
+            *(
+                [f"{candidate.name}: keys of another version are kept in unknown_fields: {_first(sorted(unknown))}"]
+                if unknown
+                else []
+            ),
+        ],
+    )
+
+
+def _read_failure(place: int, candidate: Candidate, directory: Path) -> Record:
+    raw = (directory / files.FAILURE_FILE).read_bytes()
+    failure = JobFailure.from_json(directory)
+    return Record(
+        place=place,
+        directory=candidate.name,
+        kind="failure",
+        experiment_id=failure.experiment_id,
+        signature=candidate.signature,
+        content_digest=_digest(raw, []),
+        rows=failure_rows(failure, candidate.name),
+    )
+
+
+def _digest(document: bytes, sizes: Sequence[int]) -> str:
+    return hashlib.blake2b(document + repr(sizes).encode(), digest_size=16).hexdigest()
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN_KEYS])
+    return shown if len(names) <= _SHOWN_KEYS else f"{shown} and {len(names) - _SHOWN_KEYS} more"

@@ -1,0 +1,150 @@
+"""The sidecars of many directories at once, prepared in memory while the database is closed.
+
+DuckDB reads a thousand small Parquet files in one query several times faster than anybody could one by one. One file
+that is broken then fails the query for all; it is found by halving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from images.contract import files
+from warehouse.intake.sources import storable
+
+_COLUMNS = {
+    "requests": {
+        "process_index": "INTEGER",
+        "request_index": "INTEGER",
+        "input_tokens": "INTEGER",
+        "output_tokens": "INTEGER",
+        "finish_reason": "VARCHAR",
+        "output_sha256": "VARCHAR",
+        "arrival_s": "DOUBLE",
+        "ttft_ms": "DOUBLE",
+        "e2e_ms": "DOUBLE",
+        "queue_ms": "DOUBLE",
+        "itl_ms": "DOUBLE[]",
+    },
+    "samples": {
+        "gpu_index": "INTEGER",
+        "timestamp_s": "DOUBLE",
+        "gpu_power_w": "DOUBLE",
+        "gpu_temperature_c": "DOUBLE",
+    },
+}
+_NEEDED = {
+    "requests": ("process_index", "request_index", "input_tokens", "output_tokens"),
+    "samples": ("gpu_index", "timestamp_s"),
+}
+"""Columns that no row may lack."""
+_FINITE = {
+    "requests": {name: name for name in ("arrival_s", "ttft_ms", "e2e_ms", "queue_ms")}
+    | {"itl_ms": "list_sum(itl_ms)"},
+    "samples": {name: name for name in ("timestamp_s", "gpu_power_w", "gpu_temperature_c")},
+}
+"""What may be NULL, but neither NaN nor infinite, because it would spoil every sum."""
+_GLOBBED = frozenset("*?[")
+
+
+def stage(connection: DuckDBPyConnection, table: str, paths: Mapping[int, Path]) -> dict[int, str]:
+    """Make the temporary table ``staged_{table}`` of the rows of all `paths`, each with its `place`.
+
+    Args:
+        table: requests or samples.
+        paths: Parquet files by the place of their directory in the batch.
+
+    Returns:
+        Why a file was left out, by its place.
+    """
+    columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS[table].items())
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE staged_{table} (place INTEGER, {columns})")
+    broken = _read(connection, table, sorted(paths.items()))
+    return broken | _wrong_rows(connection, table, paths)
+
+
+def _read(connection: DuckDBPyConnection, table: str, paths: Sequence[tuple[int, Path]]) -> dict[int, str]:
+    if not paths:
+        return {}
+    try:
+        if any(_GLOBBED.intersection(str(path)) or storable(str(path)) != str(path) for _, path in paths):
+            _read_one_by_one(connection, table, paths)
+        else:
+            _read_together(connection, table, paths)
+    except (duckdb.Error, files.UnreadableResult, OSError) as error:
+        if len(paths) == 1:
+            return _read_alone(connection, table, *paths[0], error)
+        middle = len(paths) // 2
+        return _read(connection, table, paths[:middle]) | _read(connection, table, paths[middle:])
+    return {}
+
+
+def _read_together(connection: DuckDBPyConnection, table: str, paths: Sequence[tuple[int, Path]]) -> None:
+    names = [str(path) for _, path in paths]
+    columns = ", ".join(f"{name}::{kind}" for name, kind in _COLUMNS[table].items())
+    connection.execute(
+        f"""
+        INSERT INTO temp.staged_{table}
+        SELECT place, {columns}
+        FROM read_parquet($names, filename = true, hive_partitioning = false)
+        JOIN (SELECT unnest($names) AS filename, unnest($places) AS place) USING (filename)
+        """,
+        {"names": names, "places": [place for place, _ in paths]},
+    )
+
+
+def _read_one_by_one(connection: DuckDBPyConnection, table: str, paths: Sequence[tuple[int, Path]]) -> None:
+    """For paths that DuckDB would take for patterns, or that are not UTF-8."""
+    parts = []
+    for place, path in paths:
+        part = files.load_table(path.parent, path.name)
+        parts.append(part.append_column("place", pa.repeat(pa.scalar(place, pa.int32()), len(part))))
+    connection.register("parts", pa.concat_tables(parts))
+    connection.execute(f"INSERT INTO temp.staged_{table} BY NAME SELECT * FROM parts")
+    connection.unregister("parts")
+
+
+def _read_alone(connection: DuckDBPyConnection, table: str, place: int, path: Path, error: Exception) -> dict[int, str]:
+    """What DuckDB does not read may still be good, and if it is not, the contract says better what is wrong."""
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return {place: f"{path} is too large"}
+    try:
+        _read_one_by_one(connection, table, [(place, path)])
+    except (duckdb.Error, files.UnreadableResult, OSError) as again:
+        return {place: _reason(again, path)}
+    return {}
+
+
+def _wrong_rows(connection: DuckDBPyConnection, table: str, paths: Mapping[int, Path]) -> dict[int, str]:
+    wrong = {f"no {name}": f"{name} IS NULL" for name in _NEEDED[table]}
+    wrong |= {f"{name} that is not a finite number": f"NOT isfinite({value})" for name, value in _FINITE[table].items()}
+    if table == "samples":
+        wrong["gpu_index below 0"] = "gpu_index < 0"
+    tests = ", ".join(f"bool_or({test})" for test in wrong.values())
+    found = connection.execute(f"SELECT place, {tests} FROM temp.staged_{table} GROUP BY place").fetchall()
+    reasons = {
+        place: reason for place, *seen in found for reason, is_wrong in zip(wrong, seen, strict=True) if is_wrong
+    }
+    if table == "requests":
+        doubled = connection.execute(
+            "SELECT DISTINCT place FROM temp.staged_requests "
+            "GROUP BY place, process_index, request_index HAVING count(*) > 1"
+        ).fetchall()
+        reasons |= {place: "the same process_index and request_index" for (place,) in doubled}
+    return {place: f"{paths[place]} has rows with {reason}" for place, reason in reasons.items()}
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, files.UnreadableResult):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{path} cannot be read ({error.strerror})"
+    return f"{path} is damaged ({_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".!")

@@ -1,0 +1,178 @@
+"""Where result directories lie: on this machine's disks, or in object storage.
+
+A source says which directories there are and what they look like from outside, and gives local copies of those
+that are to be read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from images.contract import files
+from warehouse.errors import WarehouseError
+
+READ = (files.RESULT_FILE, files.FAILURE_FILE, files.REQUESTS_FILE, files.TIMESERIES_FILE)
+"""All files of a directory that ingest reads."""
+_MARKS = frozenset((files.RESULT_FILE, files.FAILURE_FILE))
+_SIDECARS = frozenset(files.SIDECAR_SCHEMAS)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A directory with a result, a failure, or only a sidecar that lost its result.
+
+    Attributes:
+        name: as the database stores it: an absolute path, or s3://bucket/key.
+        signature: times and sizes of what is in it; while it is the same, nothing is read again.
+        n_bytes: of the files that ingest reads.
+        files: their names.
+    """
+
+    name: str
+    signature: str
+    n_bytes: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A directory that was there and cannot be had now, and why."""
+
+    reason: str
+
+
+class Source(Protocol):
+    """One root that directories are taken from.
+
+    Attributes:
+        unreadable: one line for each part of it that the scan could not look into.
+    """
+
+    unreadable: list[str]
+
+    def scan(self, known: Mapping[str, str]) -> Iterator[Candidate]:
+        """Every directory below the root, in an order that depends on nothing but names.
+
+        Args:
+            known: signatures by name from the last time, so that what is unchanged need not be opened.
+        """
+        ...
+
+    def fetched(self, batch: Sequence[Candidate]) -> AbstractContextManager[list[Path | Unreachable]]:
+        """Local directories in the batch's order, for as long as the context lasts."""
+        ...
+
+    def holds(self, name: str) -> bool:
+        """Whether a directory of this name lies below the root."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether it is there; also true if that cannot be told."""
+        ...
+
+
+class LocalSource:
+    """A folder on this machine. Dot names, which are unfinished work, and links to directories are passed over."""
+
+    def __init__(self, root: Path) -> None:
+        """
+        Raises:
+            WarehouseError: not a readable directory.
+        """
+        if not root.exists():
+            raise WarehouseError(f"{root} does not exist. Give the folder that the runner wrote its results to.", 2)
+        if not root.is_dir():
+            raise WarehouseError(f"{root} is not a directory. Give the folder that holds the result directories.", 2)
+        if not os.access(root, os.R_OK | os.X_OK):
+            raise WarehouseError(f"{root} cannot be read (permission denied). Correct its permissions.", 2)
+        self.root = root.resolve()
+        self._paths: dict[str, str] = {}
+        """Of names that are not their own path, because the path is not UTF-8."""
+        self.unreadable: list[str] = []
+
+    def scan(self, known: Mapping[str, str]) -> Iterator[Candidate]:
+        yield from self._scan(str(self.root), known)
+
+    def fetched(self, batch: Sequence[Candidate]) -> AbstractContextManager[list[Path | Unreachable]]:
+        return nullcontext([Path(self._path(candidate.name)) for candidate in batch])
+
+    def holds(self, name: str) -> bool:
+        return Path(name).is_relative_to(storable(str(self.root)))
+
+    def exists(self, name: str) -> bool:
+        try:
+            os.stat(self._path(name))  # noqa: PTH116 - a Path for each of many names takes longer than the look
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return True
+
+    def _scan(self, folder: str, known: Mapping[str, str]) -> Iterator[Candidate]:
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.unreadable.append(f"{storable(folder)} cannot be read ({error.strerror}); it is passed over")
+            return
+        names = {name for name, is_folder in found if not is_folder}
+        folders = [name for name, is_folder in found if is_folder and not name.startswith(".")]
+        if names & _MARKS or (not folders and names & _SIDECARS):
+            yield self._candidate(folder, [name for name in READ if name in names])
+            return
+        for name in folders:
+            path = f"{folder}/{name}"
+            old = known.get(path)
+            # Looked at from outside: opening each of many directories would take longer than all the rest.
+            if old is not None and (candidate := self._candidate(path, files_in(old))).signature == old:
+                yield candidate
+            else:
+                yield from self._scan(path, known)
+
+    def _candidate(self, path: str, names: Sequence[str]) -> Candidate:
+        name = storable(path)
+        if name != path:
+            self._paths[name] = path
+        parts, n_bytes = [], 0
+        try:
+            parts.append(str(os.stat(path).st_mtime_ns))  # noqa: PTH116
+            for file in names:
+                status = os.stat(f"{path}/{file}")  # noqa: PTH116
+                parts.append(f"{file}:{status.st_mtime_ns}:{status.st_size}")
+                n_bytes += status.st_size
+        except OSError:
+            parts.append("?")  # differs from every whole signature, so that it is looked at again
+        return Candidate(name, " ".join(parts), n_bytes, tuple(names))
+
+    def _path(self, name: str) -> str:
+        return self._paths.get(name, name)
+
+
+def files_in(signature: str) -> list[str]:
+    """The files that a signature of a local directory speaks of."""
+    return [part.partition(":")[0] for part in signature.split(" ")[1:]]
+
+
+def outside(directory: Path, root: Path, names: Sequence[str]) -> str | None:
+    """The first of `names` in a directory that is no plain file, or a link that leaves `root`; None: there is none."""
+    for name in names:
+        path = directory / name
+        mode = os.lstat(path).st_mode
+        if stat.S_ISREG(mode):
+            continue
+        if not stat.S_ISLNK(mode) or not path.is_file() or not path.resolve().is_relative_to(root):
+            return name
+    return None
+
+
+def storable(text: str) -> str:
+    """Python reads bytes that are not UTF-8 as lone surrogates, which neither a database nor a terminal takes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
