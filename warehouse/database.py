@@ -28,7 +28,8 @@ from warehouse.schema import (
 MEMORY_LIMIT = "2GB"
 """Of a reader. Beyond it DuckDB uses a scratch folder, or ends the query."""
 
-WRITER_MEMORY_LIMIT = "1GB"
+WRITER_MEMORY_LIMIT = "600MB"
+"""Of each staging connection; ingest has two."""
 _MOST_SPILLED = "16GB"
 _GIVES_WAY_S = 5.0
 """How long a reader lets a writer that waits go first (s); not for ever, for that one may wait for a slow query."""

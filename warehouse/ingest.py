@@ -1,18 +1,19 @@
 """From directories to the database: incremental, idempotent, and one broken directory stops nothing.
 
 Directories are read while the database is closed, because DuckDB lets nobody else in while one
-process writes; then each batch is one short transaction.
+process writes; then each batch is one short transaction, while the next is being read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from filecmp import cmp
+from itertools import cycle
 from pathlib import Path
 
 from duckdb import DuckDBPyConnection
@@ -85,16 +86,17 @@ def ingest(
     summary = Summary(unchanged=len(found) - len(fresh))
     if not found:
         report(f"no result.json or failure.json below {', '.join(map(str, roots))}")
-    with staging() as connection:
-        landing = Landing(
-            connection, database, wait_s, lambda name: _exists(name, sources), _have_same_sidecars, report, now
-        )
-        done = 0
-        for source, batch in _batches(fresh):
-            summary += _read_and_land(source, batch, landing)
-            done += len(batch)
+    landing = Landing(database, wait_s, lambda name: _exists(name, sources), _have_same_sidecars, report, now)
+    done = 0
+    with closing(_read_ahead(fresh)) as batches:
+        for records, connection in batches:
+            for record in records:
+                for note in record.notes if isinstance(record, Record) else ():
+                    report(f"warning: {note}")
+            summary += land(records, connection, landing)
+            done += len(records)
             progress(done, len(fresh))
-        return summary + _settle_gone(known, found, sources, landing, prune)
+    return summary + _settle_gone(known, found, sources, landing, prune)
 
 
 def _source(root: str) -> Source:
@@ -146,21 +148,24 @@ def _batches(fresh: Iterable[tuple[Source, Candidate]]) -> Iterator[tuple[Source
         yield of, batch
 
 
-def _read_and_land(source: Source, batch: Sequence[Candidate], landing: Landing) -> Summary:
-    with source.fetched(batch) as places:
-        records = _read(batch, places, landing.connection)
-    for record in records:
-        for note in record.notes if isinstance(record, Record) else ():
-            landing.report(f"warning: {note}")
-    return land(records, landing)
+def _read_ahead(
+    fresh: Iterable[tuple[Source, Candidate]],
+) -> Generator[tuple[list[Record | Broken], DuckDBPyConnection], None, None]:
+    """Each batch, with its sidecars in a staging connection, while the next one is being read into another."""
+    with staging() as one, staging() as other, ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: tuple[Future[list[Record | Broken]], DuckDBPyConnection] | None = None
+        for (source, batch), connection in zip(_batches(fresh), cycle((one, other)), strict=False):
+            before, ahead = ahead, (pool.submit(_read, source, batch, connection), connection)
+            if before is not None:
+                yield before[0].result(), before[1]
+        if ahead is not None:
+            yield ahead[0].result(), ahead[1]
 
 
-def _read(
-    batch: Sequence[Candidate], places: Sequence[Path | Unreachable], connection: DuckDBPyConnection
-) -> list[Record | Broken]:
+def _read(source: Source, batch: Sequence[Candidate], connection: DuckDBPyConnection) -> list[Record | Broken]:
     """The documents are read by this thread and the sidecars by DuckDB, both at once."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        broken_sidecars: Future[dict[int, str]] = pool.submit(_stage_all, connection, batch, places)
+    with source.fetched(batch) as places, ThreadPoolExecutor(max_workers=1) as pool:
+        broken_sidecars = pool.submit(_stage_all, connection, batch, places)
         records = [
             Broken(candidate.name, f"{candidate.name} {place.reason}")
             if isinstance(place, Unreachable)
@@ -214,8 +219,7 @@ def _settle_gone(known: _Known, found: set[str], sources: Sequence[Source], land
     gone, not_broken_any_more = missing & known.held, missing & known.quarantined
     newly, again = gone - known.gone, known.gone & found
     if newly or again or not_broken_any_more or (prune and gone):
-        connection = landing.connection
-        with attached(connection, landing.database, landing.wait_s):
+        with staging() as connection, attached(connection, landing.database, landing.wait_s):
             forget_broken(connection, sorted(not_broken_any_more))
             if prune:
                 refresh(connection, forget(connection, sorted(gone)))

@@ -217,10 +217,19 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UnreadableResult: not there, not readable, too large, not JSON (NaN and infinity are not), not an object.
     """
+    return parse_json(read_limited(path), path)
+
+
+def read_limited(path: Path) -> bytes:
+    """What a JSON file holds, unless it is too large to be one of ours.
+
+    Raises:
+        UnreadableResult: not there, not readable, or too large.
+    """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise UnreadableResult(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB")
-        return parse_json(path.read_bytes(), path)
+        return path.read_bytes()
     except OSError as error:
         raise UnreadableResult(f"{path} cannot be read ({error.strerror})") from None
 

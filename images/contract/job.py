@@ -6,12 +6,11 @@ knows this file can drive any image that carries the same ``CONTRACT_VERSION`` l
 
 from __future__ import annotations
 
-import json
 from enum import IntEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from images.contract.scheduling import Scheduling
 
@@ -151,9 +150,12 @@ def only_json(value: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         # Read as a result is read, which has a limit on nesting; the brackets are what will stand around it there.
-        from_json(f"[[[[{json.dumps(value, allow_nan=False)}]]]]")
-    except (TypeError, ValueError, RecursionError):
-        raise ValueError("only JSON values are allowed (no NaN, no infinity, no deep nesting)") from None
+        text = b"[[[[%b]]]]" % to_json(value, inf_nan_mode="constants")
+        given_back = from_json(text, allow_inf_nan=False)
+    except (ValueError, RecursionError):
+        given_back = None
+    if given_back != [[[[value]]]]:
+        raise ValueError("only JSON values are allowed (no NaN, no infinity, no deep nesting)")
     return value
 
 

@@ -210,8 +210,7 @@ def check_version(data: dict[str, Any], path: Path) -> None:
 def unknown_fields(data: dict[str, Any], record: BaseModel) -> dict[str, Any]:
     """What of `data` its record does not know, by its path, such as ``energy_breakdown.devices.0.new``."""
     kind = type(record)
-    known = kind.model_fields
-    found = {key: value for key, value in data.items() if key not in known}
+    found = {key: data[key] for key in sorted(data.keys() - kind.model_fields.keys())}
     for name in _fields_with_parts(kind):
         value, raw = getattr(record, name), data.get(name)
         if isinstance(value, BaseModel) and isinstance(raw, dict):

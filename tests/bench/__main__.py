@@ -18,10 +18,12 @@ from tests.bench.ranks import rank_figures
 from tests.bench.sampling import sampling_figures
 from tests.bench.statistics import statistics_figures
 from tests.bench.storage import storage_figures
+from tests.bench.warehouse import ingest_figures
 
 PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
     "jobs": ("what a job costs beside its work (medians of 10)", job_figures),
     "storage": ("what storing costs (medians of 10)", storage_figures),
+    "warehouse": ("the warehouse at 10,000 and 100,000 results (medians of 3, views of 5)", ingest_figures),
     "statistics": ("intervals: speed, coverage, and how often the gate is wrong", statistics_figures),
     "energy": ("energy against the true joules of simulated GPUs, virtual time", energy_figures),
     "sampling": ("what sampling costs", sampling_figures),

@@ -60,7 +60,6 @@ class Landing:
     """What all batches of one ingest share.
 
     Attributes:
-        connection: a staging connection, with the batch's requests and samples in temporary tables.
         wait_s: how long to wait for another process to let go of the database (s).
         exists: whether a directory is there.
         same: whether two directories with the same result have the same sidecars.
@@ -68,7 +67,6 @@ class Landing:
         moved: names that the batches found something else for; they are not gone.
     """
 
-    connection: DuckDBPyConnection
     database: Path
     wait_s: float
     exists: Callable[[str], bool]
@@ -96,13 +94,15 @@ class _Sorted:
     moved_from: list[str]
 
 
-def land(batch: Sequence[Record | Broken], landing: Landing) -> Summary:
+def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landing: Landing) -> Summary:
     """Store a batch in one transaction; if the database refuses a value, find the directory that has it by halving.
+
+    Args:
+        connection: a staging connection, with the batch's requests and samples in temporary tables.
 
     Raises:
         WarehouseError: the database cannot be used.
     """
-    connection = landing.connection
     try:
         with attached(connection, landing.database, landing.wait_s):
             parts = _sort(batch, _holders(connection, batch), landing)
@@ -113,11 +113,11 @@ def land(batch: Sequence[Record | Broken], landing: Landing) -> Summary:
     except _DATA_ERRORS as error:
         if len(batch) > 1:
             middle = len(batch) // 2
-            return land(batch[:middle], landing) + land(batch[middle:], landing)
+            return land(batch[:middle], connection, landing) + land(batch[middle:], connection, landing)
         if isinstance(batch[0], Broken):
             raise WarehouseError(f"{landing.database} cannot be written: {str(error).splitlines()[0]}") from None
         reason = f"does not fit the tables ({str(error).splitlines()[0]}). Repair or remove it, then ingest again."
-        return land([Broken(batch[0].directory, reason)], landing)
+        return land([Broken(batch[0].directory, reason)], connection, landing)
     landing.moved.update(parts.moved_from)
     for broken in parts.broken:
         landing.report(f"quarantined: {broken.directory}: {broken.reason.removeprefix(broken.directory + '/')}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from images.contract.failure import JobFailure
 from images.contract.files import UnreadableResult
 from images.contract.result import ExperimentResult, unknown_fields
 from warehouse.intake.rows import Row, failure_rows, result_rows
-from warehouse.intake.sources import Candidate, outside, storable
+from warehouse.intake.sources import Candidate, StrayFile, sizes_of, storable
 
 _LONGEST_REASON = 500
 _SHOWN_KEYS = 5
@@ -56,16 +56,13 @@ class Broken:
 def read_directory(place: int, candidate: Candidate, directory: Path) -> Record | Broken:
     """Read the result in `directory`, which is a copy of the candidate or itself, or the failure if there is none."""
     try:
-        names = [name for name in candidate.files if (directory / name).exists() or (directory / name).is_symlink()]
-        # Links into the folder of the results are the user's own way to share files; out of it they are an attack.
-        if (stray := outside(directory, directory.parent, names)) is not None:
-            return _broken(candidate, f"{directory / stray} is not a plain file of this folder")
-        if files.RESULT_FILE in names:
-            return _read_result(place, candidate, directory)
-        if files.FAILURE_FILE in names:
+        sizes = sizes_of(directory, candidate.files)
+        if files.RESULT_FILE in sizes:
+            return _read_result(place, candidate, directory, sizes)
+        if files.FAILURE_FILE in sizes:
             return _read_failure(place, candidate, directory)
         reason = f"{directory} is half-written: it has neither {files.RESULT_FILE} nor {files.FAILURE_FILE}"
-    except UnreadableResult as error:
+    except (UnreadableResult, StrayFile) as error:
         reason = str(error)
     except OSError as error:
         reason = f"{error.filename or directory} cannot be read ({error.strerror})"
@@ -80,21 +77,21 @@ def _broken(candidate: Candidate, reason: str) -> Broken:
     return Broken(candidate.name, f"{text}. Repair or remove the directory, then ingest again.")
 
 
-def _read_result(place: int, candidate: Candidate, directory: Path) -> Record:
+def _read_result(place: int, candidate: Candidate, directory: Path, sizes: Mapping[str, int]) -> Record:
     path = directory / files.RESULT_FILE
-    raw = path.read_bytes()
+    raw = files.read_limited(path)
     document = files.parse_json(raw, path)
     result = ExperimentResult.from_document(document, path)
     unknown = unknown_fields(document, result)
     named = {"requests": result.requests, "samples": result.timeseries}
-    sidecars = {table: file for table, file in named.items() if file is not None and (directory / file).is_file()}
+    sidecars = {table: file for table, file in named.items() if file is not None and file in sizes}
     return Record(
         place=place,
         directory=candidate.name,
         kind="result",
         experiment_id=result.experiment_id,
         signature=candidate.signature,
-        content_digest=_digest(raw, [(directory / file).stat().st_size for file in sidecars.values()]),
+        content_digest=_digest(raw, [sizes[file] for file in sidecars.values()]),
         rows=result_rows(result, document, unknown, candidate.name),
         sidecars=sidecars,
         notes=[
@@ -113,7 +110,7 @@ def _read_result(place: int, candidate: Candidate, directory: Path) -> Record:
 
 
 def _read_failure(place: int, candidate: Candidate, directory: Path) -> Record:
-    raw = (directory / files.FAILURE_FILE).read_bytes()
+    raw = files.read_limited(directory / files.FAILURE_FILE)
     failure = JobFailure.from_json(directory)
     return Record(
         place=place,

@@ -84,16 +84,16 @@ def _read(connection: DuckDBPyConnection, table: str, paths: Sequence[tuple[int,
 
 
 def _read_together(connection: DuckDBPyConnection, table: str, paths: Sequence[tuple[int, Path]]) -> None:
-    names = [str(path) for _, path in paths]
     columns = ", ".join(f"{name}::{kind}" for name, kind in _COLUMNS[table].items())
+    # file_index is the file's place in the list. Its name would be another text for every row.
     connection.execute(
         f"""
         INSERT INTO temp.staged_{table}
         SELECT place, {columns}
-        FROM read_parquet($names, filename = true, hive_partitioning = false)
-        JOIN (SELECT unnest($names) AS filename, unnest($places) AS place) USING (filename)
+        FROM read_parquet($names, hive_partitioning = false)
+        JOIN (SELECT unnest(range(len($places))) AS file_index, unnest($places) AS place) USING (file_index)
         """,
-        {"names": names, "places": [place for place, _ in paths]},
+        {"names": [str(path) for _, path in paths], "places": [place for place, _ in paths]},
     )
 
 

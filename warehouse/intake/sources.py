@@ -161,16 +161,31 @@ def files_in(signature: str) -> list[str]:
     return [part.partition(":")[0] for part in signature.split(" ")[1:]]
 
 
-def outside(directory: Path, root: Path, names: Sequence[str]) -> str | None:
-    """The first of `names` in a directory that is no plain file, or a link that leaves `root`; None: there is none."""
+def sizes_of(directory: Path, names: Sequence[str]) -> dict[str, int]:
+    """Bytes of those of `names` that are there.
+
+    Raises:
+        StrayFile: one is no plain file, or a link that leaves the folder of the directory: the user's own way to share
+            files stays within it, and out of it leads an attack.
+        OSError: it cannot be looked at.
+    """
+    sizes = {}
     for name in names:
-        path = directory / name
-        mode = os.lstat(path).st_mode
-        if stat.S_ISREG(mode):
+        try:
+            status = os.lstat(f"{directory}/{name}")
+        except FileNotFoundError:
             continue
-        if not stat.S_ISLNK(mode) or not path.is_file() or not path.resolve().is_relative_to(root):
-            return name
-    return None
+        if not stat.S_ISREG(status.st_mode):
+            path = directory / name
+            if not path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(directory.parent):
+                raise StrayFile(f"{path} is not a plain file of this folder")
+            status = path.stat()
+        sizes[name] = status.st_size
+    return sizes
+
+
+class StrayFile(ValueError):
+    """A file that is not where it seems to be."""
 
 
 def storable(text: str) -> str:
