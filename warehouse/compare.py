@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
-from pydantic_core import from_json
 
-from images.contract.config import ExperimentConfig
 from warehouse.comparison.gate import Condition, Decision, decide, gate_confidence
 from warehouse.comparison.ratio import Ratio, paired_ratio, welch_ratio
-from warehouse.comparison.selection import (
-    Campaign,
-    Selection,
-    differences,
-    flat,
-    known_names,
-    pairs_of_campaigns,
-    select,
-)
+from warehouse.comparison.selection import Campaign, Selection, differences, listed, pairs_of_campaigns, quoted
+from warehouse.comparison.sides import Failures, select_both, standing_failures
 from warehouse.errors import WarehouseError
 from warehouse.intervals import PERCENTILES
 
@@ -42,6 +31,12 @@ METRICS = (
 DIFFERENT_OUTPUT = 0.01
 """Part by which mean output lengths may differ before energy per token is of another kind of work (1)."""
 
+_ON_CPU = """
+    gpu_name IS NULL AND coalesce(gpu_count, 0) = 0
+    AND (device IN ('none', 'cpu') OR device IS NULL AND gpu_count IS NOT NULL)
+"""
+# That no GPU was used has to be recorded, too: silence may hide any.
+
 GpuSet = tuple[str, ...]
 
 
@@ -53,6 +48,7 @@ class Cycle:
         gpus: UUIDs of its GPUs, sorted; empty: it used none; None: which they were is not recorded.
         values: metrics, None where not measured.
         n_requests: requests finished.
+        prompts: digest of the prompts' tokens; None if not recorded.
     """
 
     study: str | None
@@ -61,6 +57,7 @@ class Cycle:
     output_tokens: int | None
     n_requests: int | None
     values: Mapping[str, float | None]
+    prompts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,7 @@ class Comparison:
     Attributes:
         n_a, n_b: cycles.
         output_length_a, output_length_b: mean output tokens per request; None if not recorded.
+        different_prompts: whether they were given other prompts; None: not known.
         different: columns and settings that differ.
     """
 
@@ -97,6 +95,7 @@ class Comparison:
     n_b: int
     output_length_a: float | None
     output_length_b: float | None
+    different_prompts: bool | None
     different: Sequence[str]
     metrics: Sequence[MetricComparison]
     decisions: Sequence[Decision]
@@ -110,12 +109,29 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """All comparisons of A with B, and the campaigns of each side that have no counterpart on the other."""
+class Sides:
+    """All of A against all of B.
+
+    Attributes:
+        alone_a, alone_b: campaigns that have no counterpart on the other side.
+        undecided: one decision for each condition if A has such campaigns; none otherwise.
+        failures: jobs that failed, beside what is compared.
+    """
 
     comparisons: Sequence[Comparison]
     alone_a: Sequence[Campaign]
     alone_b: Sequence[Campaign]
+    undecided: Sequence[Decision]
+    failures: Failures
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """All that the exit code follows from."""
+        return [decision for one in self.comparisons for decision in one.decisions] + [*self.undecided]
+
+    def n_failed(self, campaign: Campaign) -> int:
+        """Jobs of its configuration in its study that failed: which campaign's they are is not recorded."""
+        return self.failures.get((campaign.get("study"), campaign.get("measurement_config_hash")), 0)
 
 
 def compare(
@@ -128,7 +144,7 @@ def compare(
     conditions: Sequence[Condition] = (),
     confidence: float = 0.95,
     include_all: bool = False,
-) -> Answer:
+) -> Sides:
     """The campaigns that selector `b` means against those that `a` means.
 
     Args:
@@ -143,7 +159,7 @@ def compare(
     """
     wanted = list(dict.fromkeys([*(metrics or METRICS), *(condition.metric for condition in conditions)]))
     _check_metrics(connection, wanted)
-    side_a, side_b = _select_both(connection, (a, b), study, include_all)
+    side_a, side_b = select_both(connection, (a, b), study, include_all)
     pairs = pairs_of_campaigns(side_a, side_b)
     ids = {campaign.id for pair in pairs for campaign in pair}
     cycles = _cycles(connection, sorted(ids), wanted, include_all)
@@ -153,7 +169,21 @@ def compare(
         for one, other in pairs
     ]
     alone_a, alone_b = ([one for one in side.campaigns if one.id not in ids] for side in (side_a, side_b))
-    return Answer(comparisons, alone_a, alone_b)
+    failures = standing_failures(connection)
+    reason = _vanished(alone_a, side_b, failures) if alone_a else None
+    undecided = [Decision(one, "inconclusive", None, level, reason) for one in conditions if reason]
+    return Sides(comparisons, alone_a, alone_b, undecided, failures)
+
+
+def _vanished(alone_a: Sequence[Campaign], side_b: Selection, failures: Failures) -> str:
+    """What of A cannot be judged, because B has nothing of it: jobs that fail must not open the gate."""
+    hashes = {campaign.get("measurement_config_hash") for campaign in alone_a}
+    # Of a study that is on both sides nothing tells whose the failures are.
+    studies = {campaign.get("study") for campaign in side_b.campaigns} - {one.get("study") for one in alone_a}
+    n_failed = sum(failures.get((study, one), 0) for study in studies for one in hashes)
+    failed = f"; {n_failed} failed job{'' if n_failed == 1 else 's'} of such configurations in B" if n_failed else ""
+    labels = listed([campaign.label() for campaign in alone_a])
+    return f"no counterpart in B for {len(alone_a)} campaign{'' if len(alone_a) == 1 else 's'} of A: {labels}{failed}"
 
 
 def compare_cycles(
@@ -179,6 +209,7 @@ def compare_cycles(
         len(cycles_b),
         _output_length(cycles_a),
         _output_length(cycles_b),
+        _different_prompts(cycles_a, cycles_b),
         differences(a, b),
         list(compared.values()),
         [decide(condition, one.ratio, one.confounded, gate_level) for condition, one in found],
@@ -217,7 +248,7 @@ def confounding(cycles_a: Sequence[Cycle], cycles_b: Sequence[Cycle]) -> str | N
     """
     sets = {cycle.gpus for cycle in (*cycles_a, *cycles_b)}
     if None in sets:
-        return "GPU confounded: which GPUs ran is not recorded"
+        return "GPU confounded: the GPUs are not recorded"
     shares = {gpus: (_share(gpus, cycles_a), _share(gpus, cycles_b)) for gpus in sets}
     uneven = sorted(gpus for gpus, (of_a, of_b) in shares.items() if gpus is not None and of_a != of_b)
     if not uneven:
@@ -276,6 +307,11 @@ def _output_length(cycles: Sequence[Cycle]) -> float | None:
     return sum(tokens for tokens, _ in known) / requests if requests else None
 
 
+def _different_prompts(cycles_a: Sequence[Cycle], cycles_b: Sequence[Cycle]) -> bool | None:
+    of_a, of_b = ({cycle.prompts for cycle in cycles if cycle.prompts is not None} for cycles in (cycles_a, cycles_b))
+    return of_a != of_b if of_a and of_b else None
+
+
 def _check_metrics(connection: DuckDBPyConnection, wanted: Sequence[str]) -> None:
     types = {"DOUBLE", "BIGINT", "INTEGER"}
     columns = connection.execute("SELECT column_name, column_type FROM (DESCRIBE runs)").fetchall()
@@ -283,68 +319,7 @@ def _check_metrics(connection: DuckDBPyConnection, wanted: Sequence[str]) -> Non
     for metric in wanted:
         if metric not in known:
             names = ", ".join(sorted(name for name in known if not name.endswith("_key")))
-            raise WarehouseError(f"there is no metric {metric!r}; those of a cycle are {names}.", 2)
-
-
-def _select_both(
-    connection: DuckDBPyConnection, selectors: tuple[str, str], study: str | None, include_all: bool
-) -> tuple[Selection, Selection]:
-    rows = connection.execute("SELECT * FROM campaign_groups ORDER BY first_start, campaign_id")
-    names = [column[0] for column in rows.description or ()]
-    everything = [Campaign(dict(zip(names, row, strict=True))) for row in rows.fetchall()]
-    here = [campaign for campaign in everything if study is None or campaign.get("study") == study]
-    if not here:
-        raise WarehouseError(f"there is no study {study!r}; there are {known_names(everything)}.", 2)
-
-    def with_settings(campaigns: Sequence[Campaign]) -> list[Campaign]:
-        return _with_settings(connection, campaigns)
-
-    counting = here if include_all else [campaign for campaign in here if _counts(campaign)]
-    found = []
-    for selector in selectors:
-        try:
-            found.append(select(selector, counting, with_settings))
-        except WarehouseError:
-            if include_all:
-                raise
-            # Tell whether it is only what is left out that keeps it from being found.
-            left_out = select(selector, here, with_settings).campaigns
-            raise WarehouseError(
-                f"{selector!r} means campaigns ({', '.join(one.label() for one in left_out[:4])}) that have only "
-                "simulated or invalid runs, which prove nothing. Compare them all the same with --all.",
-                2,
-            ) from None
-    return found[0], found[1]
-
-
-def _counts(campaign: Campaign) -> bool:
-    return not campaign.get("is_simulated") and bool(campaign.get("n_cycles"))
-
-
-def _with_settings(connection: DuckDBPyConnection, campaigns: Sequence[Campaign]) -> list[Campaign]:
-    missing = [campaign.id for campaign in campaigns if not campaign.settings]
-    rows = connection.execute(
-        """
-        SELECT campaign_id, min_by(effective_config, start_time) FROM experiments
-        WHERE campaign_id IN (SELECT unnest($ids::VARCHAR[])) GROUP BY campaign_id
-        """,
-        {"ids": missing},
-    ).fetchall()
-    read = {campaign_id: _settings(from_json(text)) for campaign_id, text in rows}
-    return [replace(one, settings=read.get(one.id, one.settings)) for one in campaigns]
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """An older run's lacks the settings that came later; they had their default then, too."""
-    return {**_defaults(str(config.get("backend", "pytorch"))), **flat(config)}
-
-
-@cache
-def _defaults(backend: str) -> dict[str, Any]:
-    try:
-        return flat(ExperimentConfig.model_validate({"backend": backend}).model_dump(mode="json"))
-    except ValidationError:
-        return {}
+            raise WarehouseError(f"there is no metric {quoted(metric)}; those of a cycle are {names}.", 2)
 
 
 def _cycles(
@@ -353,9 +328,9 @@ def _cycles(
     """In the order they ran, so that the same cycles always give the same figures to the last digit."""
     found: dict[str, list[Cycle]] = {}
     for row in _rows(connection, campaign_ids, metrics, include_all):
-        campaign_id, study, block, gpu_uuids, on_cpu, output_tokens, n_requests, *values = row
+        campaign_id, study, block, gpu_uuids, on_cpu, output_tokens, n_requests, prompts, *values = row
         gpus = tuple(sorted(gpu_uuids)) if gpu_uuids else () if on_cpu else None
-        cycle = Cycle(study, block, gpus, output_tokens, n_requests, dict(zip(metrics, values, strict=True)))
+        cycle = Cycle(study, block, gpus, output_tokens, n_requests, dict(zip(metrics, values, strict=True)), prompts)
         found.setdefault(campaign_id, []).append(cycle)
     return found
 
@@ -377,7 +352,8 @@ def _rows(
             GROUP BY experiment_id
         )
         SELECT
-            campaign_id, study, block, runs.gpu_uuids, hardware LIKE 'CPU%', runs.output_tokens, n_requests, {figures}
+            campaign_id, study, block, runs.gpu_uuids, {_ON_CPU}, runs.output_tokens, n_requests, prompts_sha256,
+            {figures}
         FROM runs LEFT JOIN finished USING (experiment_id)
         WHERE campaign_id IN (SELECT unnest($ids::VARCHAR[])) AND (counts OR ($include_all AND NOT superseded))
         ORDER BY start_time, experiment_id

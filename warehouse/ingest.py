@@ -21,11 +21,20 @@ from duckdb import DuckDBPyConnection
 from images.contract import files
 from warehouse.database import attached, reading, staging, upgrade
 from warehouse.errors import EmptyWarehouse, WarehouseError
-from warehouse.intake.landing import SIDECAR_TABLES, Landing, Summary, forget, forget_broken, land, mark_gone
+from warehouse.intake.landing import (
+    SIDECAR_TABLES,
+    Landing,
+    Summary,
+    copies_of,
+    forget,
+    forget_broken,
+    land,
+    mark_gone,
+)
 from warehouse.intake.object_storage import ObjectStorage
-from warehouse.intake.records import Broken, Record, read_directory
+from warehouse.intake.records import Broken, Record, Seen, look_at, read_directory
 from warehouse.intake.sidecars import stage
-from warehouse.intake.sources import Candidate, LocalSource, Source, Unreachable
+from warehouse.intake.sources import Candidate, LocalSource, Source
 from warehouse.intervals import refresh
 
 BATCH = 1000
@@ -47,12 +56,14 @@ class _Known:
         held: names of all that was read.
         quarantined: names.
         gone: names of those held that were not there the last time.
+        copies: names of those held whose content is stored from elsewhere.
     """
 
     signatures: dict[str, str]
     held: set[str]
     quarantined: set[str]
     gone: set[str]
+    copies: set[str]
 
 
 def ingest(
@@ -82,21 +93,17 @@ def ingest(
         raise WarehouseError(f"the folder of {database} does not exist. Make it, or give another file with --db.", 2)
     upgrade(database, wait_s)
     known = _known(database, wait_s)
-    found, fresh = _look(sources, known, report)
-    summary = Summary(unchanged=len(found) - len(fresh))
+    found, fresh, copies = _look(sources, known, report)
     if not found:
         report(f"no result.json or failure.json below {', '.join(map(str, roots))}")
-    landing = Landing(database, wait_s, lambda name: _exists(name, sources), _have_same_sidecars, report, now)
-    done = 0
-    with closing(_read_ahead(fresh)) as batches:
-        for records, connection in batches:
-            for record in records:
-                for note in record.notes if isinstance(record, Record) else ():
-                    report(f"warning: {note}")
-            summary += land(records, connection, landing)
-            done += len(records)
-            progress(done, len(fresh))
-    return summary + _settle_gone(known, found, sources, landing, prune)
+    if prune:
+        _require_something(sources, known, found)
+    landing = Landing(database, wait_s, lambda name: _exists(name, sources), _have_same, report, now)
+    summary = Summary(unchanged=len(found) - len(fresh)) + _read_and_land(fresh, landing, progress)
+    gone = _settle_gone(known, found, sources, landing, prune)
+    if again := [copies[name] for name in sorted(landing.again & copies.keys())]:
+        summary += _read_and_land(again, landing, progress) + Summary(unchanged=-len(again))
+    return summary + (Summary(pruned=len(gone)) if prune else Summary(gone=len(gone - landing.moved)))
 
 
 def _source(root: str) -> Source:
@@ -107,30 +114,54 @@ def _known(database: Path, wait_s: float) -> _Known:
     with suppress(EmptyWarehouse), reading(database, wait_s) as connection:
         quarantined = {name for (name,) in connection.execute("SELECT directory FROM quarantine").fetchall()}
         rows = connection.execute(
-            "SELECT directory, signature, gone_since IS NOT NULL FROM ingested_directories"
+            "SELECT directory, signature, kind = 'duplicate', gone_since IS NOT NULL FROM ingested_directories"
         ).fetchall()
-        # A directory that is broken now may be known from better days.
-        signatures = {name: signature for name, signature, _ in rows if name not in quarantined}
-        held, gone = {name for name, *_ in rows}, {name for name, _, is_gone in rows if is_gone}
-        return _Known(signatures, held, quarantined, gone)
-    return _Known({}, set(), set(), set())
+        return _Known(
+            # A directory that is broken now may be known from better days.
+            signatures={name: signature for name, signature, *_ in rows if name not in quarantined},
+            held={name for name, *_ in rows},
+            quarantined=quarantined,
+            gone={name for name, *_, is_gone in rows if is_gone},
+            copies={name for name, _, is_copy, _ in rows if is_copy},
+        )
+    return _Known({}, set(), set(), set(), set())
 
 
 def _look(
     sources: Sequence[Source], known: _Known, report: Callable[[str], object]
-) -> tuple[set[str], list[tuple[Source, Candidate]]]:
-    """Names of all directories there are, and those that are to be read."""
+) -> tuple[set[str], list[tuple[Source, Candidate]], dict[str, tuple[Source, Candidate]]]:
+    """Names of all directories there are, those that are to be read, and unchanged ones that are copies, by name."""
     found: set[str] = set()
     fresh = []
+    copies = {}
     for source in sources:
         for candidate in source.scan(known.signatures):
-            if candidate.name not in found:
-                found.add(candidate.name)
-                if known.signatures.get(candidate.name) != candidate.signature:
-                    fresh.append((source, candidate))
+            if candidate.name in found:
+                continue
+            found.add(candidate.name)
+            if known.signatures.get(candidate.name) != candidate.signature:
+                fresh.append((source, candidate))
+            elif candidate.name in known.copies:
+                copies[candidate.name] = (source, candidate)
         for line in source.unreadable:
             report(f"warning: {line}")
-    return found, fresh
+    return found, fresh, copies
+
+
+def _require_something(sources: Sequence[Source], known: _Known, found: set[str]) -> None:
+    """An unmounted disk looks like an empty folder, and must not cost what was read from it.
+
+    Raises:
+        WarehouseError: nothing of what was read below a root is there any more, and nothing else either.
+    """
+    for source in sources:
+        held = [name for name in known.held if source.holds(name)]
+        if held and not any(source.holds(name) for name in found):
+            raise WarehouseError(
+                f"none of the {len(held)} directories that were read below {source.address} is there any more; nothing "
+                "was pruned. Mount it; or, if they are gone for good, prune the folder above it.",
+                2,
+            )
 
 
 def _batches(fresh: Iterable[tuple[Source, Candidate]]) -> Iterator[tuple[Source, list[Candidate]]]:
@@ -146,6 +177,20 @@ def _batches(fresh: Iterable[tuple[Source, Candidate]]) -> Iterator[tuple[Source
         n_bytes += candidate.n_bytes
     if of is not None:
         yield of, batch
+
+
+def _read_and_land(fresh: Sequence[tuple[Source, Candidate]], landing: Landing, progress: Progress) -> Summary:
+    summary = Summary()
+    done = 0
+    with closing(_read_ahead(fresh)) as batches:
+        for records, connection in batches:
+            for record in records:
+                for note in record.notes if isinstance(record, Record) else ():
+                    landing.report(f"warning: {note}")
+            summary += land(records, connection, landing)
+            done += len(records)
+            progress(done, len(fresh))
+    return summary
 
 
 def _read_ahead(
@@ -165,28 +210,21 @@ def _read_ahead(
 def _read(source: Source, batch: Sequence[Candidate], connection: DuckDBPyConnection) -> list[Record | Broken]:
     """The documents are read by this thread and the sidecars by DuckDB, both at once."""
     with source.fetched(batch) as places, ThreadPoolExecutor(max_workers=1) as pool:
-        broken_sidecars = pool.submit(_stage_all, connection, batch, places)
-        records = [
-            Broken(candidate.name, f"{candidate.name} {place.reason}")
-            if isinstance(place, Unreachable)
-            else read_directory(number, candidate, place)
+        looks = [
+            look_at(number, candidate, place, source.within)
             for number, (candidate, place) in enumerate(zip(batch, places, strict=True))
         ]
+        broken_sidecars = pool.submit(_stage_all, connection, [look for look in looks if isinstance(look, Seen)])
+        records = [read_directory(look) if isinstance(look, Seen) else look for look in looks]
         reasons = broken_sidecars.result()
     return [_judged(record, reasons) for record in records]
 
 
-def _stage_all(
-    connection: DuckDBPyConnection, batch: Sequence[Candidate], places: Sequence[Path | Unreachable]
-) -> dict[int, str]:
+def _stage_all(connection: DuckDBPyConnection, seen: Sequence[Seen]) -> dict[int, str]:
     reasons: dict[int, str] = {}
     for table in SIDECAR_TABLES:
         file = _SIDECAR_FILES[table]
-        paths = {
-            number: place / file
-            for number, (candidate, place) in enumerate(zip(batch, places, strict=True))
-            if isinstance(place, Path) and file in candidate.files
-        }
+        paths = {one.place: one.directory / file for one in seen if file in one.sizes}
         reasons |= stage(connection, table, paths)
     return reasons
 
@@ -204,16 +242,16 @@ def _exists(name: str, sources: Iterable[Source]) -> bool:
     return name.startswith(_OBJECTS) or Path(name).exists()
 
 
-def _have_same_sidecars(one: str, other: str) -> bool:
+def _have_same(one: str, other: str, names: Sequence[str]) -> bool:
     """Of directories in object storage the sizes, which the digest holds, are all that is compared."""
     if one.startswith(_OBJECTS) or other.startswith(_OBJECTS):
         return True
-    pairs = [(Path(one, file), Path(other, file)) for file in _SIDECAR_FILES.values()]
+    pairs = [(Path(one, name), Path(other, name)) for name in names]
     return all(cmp(*pair, shallow=False) for pair in pairs if pair[0].is_file() and pair[1].is_file())
 
 
-def _settle_gone(known: _Known, found: set[str], sources: Sequence[Source], landing: Landing, prune: bool) -> Summary:
-    """Note which directories are not there any more, and which are there again."""
+def _settle_gone(known: _Known, found: set[str], sources: Sequence[Source], landing: Landing, prune: bool) -> set[str]:
+    """Note which directories are not there any more, or forget them, and which are there again; the first by name."""
     names = (known.held | known.quarantined) - found - landing.moved
     missing = {name for name in names if _is_gone(name, sources)}
     gone, not_broken_any_more = missing & known.held, missing & known.quarantined
@@ -222,11 +260,14 @@ def _settle_gone(known: _Known, found: set[str], sources: Sequence[Source], land
         with staging() as connection, attached(connection, landing.database, landing.wait_s):
             forget_broken(connection, sorted(not_broken_any_more))
             if prune:
-                refresh(connection, forget(connection, sorted(gone)))
+                touched, copies = forget(connection, sorted(gone))
+                refresh(connection, touched)
             else:
+                copies = copies_of(connection, sorted(newly))
                 mark_gone(connection, sorted(newly), landing.now())
+            landing.again.update(copies)
             mark_gone(connection, sorted(again), None)
-    return Summary(pruned=len(gone)) if prune else Summary(gone=len(gone))
+    return gone
 
 
 def _is_gone(name: str, sources: Iterable[Source]) -> bool:

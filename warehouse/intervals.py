@@ -157,7 +157,7 @@ def samples_by_cell(
     """
     tests = dict.fromkeys(METRICS, "true") | PERCENTILES
     lists = ", ".join(
-        f"list({metric}::DOUBLE ORDER BY start_time, experiment_id) FILTER ({metric} IS NOT NULL AND {test})"
+        f"list({metric}::DOUBLE ORDER BY start_time, experiment_id) FILTER (isfinite({metric}::DOUBLE) AND {test})"
         for metric, test in tests.items()
     )
     rows = connection.execute(

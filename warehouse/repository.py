@@ -216,6 +216,8 @@ class FileSystemRepository:
         try:
             file = one.file
             self._require_no_way_out(file)
+            if not file.is_file():  # a pipe would never end
+                return None
             with file.open("rb", buffering=0) as stream:
                 head = _HEAD.match(stream.read(_HEAD_BYTES))
             named = head[1].decode() if head else files.read_json(file).get("experiment_id")

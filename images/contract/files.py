@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -224,10 +225,13 @@ def read_limited(path: Path) -> bytes:
     """What a JSON file holds, unless it is too large to be one of ours.
 
     Raises:
-        UnreadableResult: not there, not readable, or too large.
+        UnreadableResult: not there, not readable, not a plain file (a pipe would never end), or too large.
     """
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableResult(f"{path} is not a plain file")
+        if status.st_size > _MAX_JSON_BYTES:
             raise UnreadableResult(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from images.contract.parts import EnvironmentSnapshot
 from images.contract.scheduling import AdaptiveCycles, Neighbour, PilotEstimate, Scheduling
 from tests.warehouse.results import CONFIG, START, edit_json, make_result, rows, samples_table, save, save_failure
 from warehouse.bootstrap import stein_bounds
+from warehouse.errors import WarehouseError
 from warehouse.ingest import ingest
 from warehouse.intake.landing import Summary
 from warehouse.intake.sources import LocalSource
@@ -67,12 +69,18 @@ def test_a_folder_that_cannot_be_looked_into_is_not_gone(
     """As a share whose permissions changed; nothing of it may be pruned."""
     inner = root / "study"
     inner.mkdir()
-    moved = [directory.rename(inner / directory.name) for directory in three]
+    for directory in three[1:]:
+        directory.rename(inner / directory.name)
     ingest([root], db)
-    monkeypatch.setattr(LocalSource, "_scan", lambda self, folder, known: iter(()))
-    said: list[str] = []
-    assert ingest([root], db, report=said.append, prune=True) == Summary()
-    assert rows(db, "SELECT count(*) FROM experiments") == [(len(moved),)]
+    scan = LocalSource._scan
+    closed = str(inner)
+    monkeypatch.setattr(
+        LocalSource, "_scan", lambda self, folder, known: iter(()) if folder == closed else scan(self, folder, known)
+    )
+    # What is known is looked at from outside, so that it takes a change to have the folder opened.
+    monkeypatch.setattr("warehouse.intake.sources.files_in", lambda signature: [])
+    assert ingest([root], db, prune=True).pruned == 0
+    assert rows(db, "SELECT count(*) FROM experiments") == [(3,)]
 
 
 def test_a_directory_that_moved_keeps_its_rows(root: Path, db: Path, three: list[Path]) -> None:
@@ -153,7 +161,7 @@ def test_a_result_with_the_required_fields_alone_is_taken(root: Path, db: Path) 
     (directory / "result.json").write_text(json.dumps(bare))
     assert ingest([root], db) == Summary(new=1)
     assert rows(db, "SELECT backend, model, study, hardware, unknown_fields FROM experiments") == [
-        ("pytorch", None, None, "CPU", None)
+        ("pytorch", None, None, "not recorded", None)
     ]
     assert rows(db, "SELECT count(*) FROM intervals WHERE metric = 'total_tokens'") == [(1,)]
 
@@ -224,3 +232,117 @@ def test_the_stopping_metric_of_an_adaptive_study_has_steins_interval(root: Path
     (expected_lower,), (expected_upper,) = stein_bounds([[48.0 + number for number in range(1, 8)]], [4.0], 5)
     assert (method, lower, upper) == ("stein", pytest.approx(expected_lower), pytest.approx(expected_upper))
     assert rows(db, "SELECT DISTINCT t_method FROM intervals WHERE metric = 'total_tokens'") == [("student_t",)]
+
+
+WHAT = "SELECT experiment_id, directory, total_energy_j FROM experiments ORDER BY ALL"
+
+
+def assert_as_fresh(root: Path, db: Path, tmp_path: Path) -> None:
+    """The database has what one that never saw anything earlier has."""
+    fresh = tmp_path / "fresh.duckdb"
+    fresh.unlink(missing_ok=True)
+    ingest([root], fresh)
+    of_samples = "SELECT experiment_id, count(*) FROM samples JOIN experiments USING (experiment_key) GROUP BY ALL"
+    means = "SELECT metric, n_samples, mean FROM intervals"
+    for query in (WHAT, f"{of_samples} ORDER BY ALL", f"{means} ORDER BY ALL", COUNTS):
+        assert rows(db, query) == rows(fresh, query)
+
+
+def test_rows_of_a_directory_that_is_left_out_go_to_nobody(root: Path, db: Path, tmp_path: Path) -> None:
+    """A sidecar without rows takes no place, and a refused result's sidecar has been read already."""
+    save(root, make_result(1), samples=samples_table())
+    save(root, make_result(2), samples=samples_table([(0.5, 2.0)]))
+    save(root, make_result(3), samples=samples_table([(0.5, 3.0)]))
+    broken = save(root, make_result(4), samples=samples_table([(0.5, 777.0)]))
+    (broken / "result.json").write_text("{")
+    assert ingest([root], db) == Summary(new=3, quarantined=1)
+    assert rows(db, "SELECT gpu_power_w FROM samples ORDER BY ALL") == [(2.0,), (3.0,)]
+    save(root, make_result(5, n_requests=None))
+    ingest([root], db)
+    assert_as_fresh(root, db, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["result.json", "requests.parquet", "timeseries.parquet"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(
+    root: Path, db: Path, three: list[Path], name: str
+) -> None:
+    (three[1] / name).unlink()
+    os.mkfifo(three[1] / name)
+    assert ingest([root], db) == Summary(new=2, quarantined=1)
+    assert "is not a plain file of this folder" in rows(db, "SELECT reason FROM quarantine")[0][0]
+
+
+def test_a_sidecar_that_leads_out_of_the_results_is_not_read(
+    root: Path, db: Path, three: list[Path], tmp_path: Path
+) -> None:
+    elsewhere = save(tmp_path / "elsewhere", make_result(9), samples=samples_table([(0.5, 777.0)]))
+    (three[1] / "timeseries.parquet").unlink()
+    (three[1] / "timeseries.parquet").symlink_to(elsewhere / "timeseries.parquet")
+    assert ingest([root], db) == Summary(new=2, quarantined=1)
+    assert rows(db, "SELECT count(*) FROM samples WHERE gpu_power_w > 100") == [(0,)]
+
+
+def test_a_copy_takes_the_place_of_what_goes(root: Path, db: Path, three: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(three[0], root / "zz-copy")
+    assert ingest([root], db) == Summary(new=3, duplicates=1)
+    shutil.rmtree(three[0])
+    assert ingest([root], db, prune=True) == Summary(new=1, unchanged=2, pruned=1)
+    assert_as_fresh(root, db, tmp_path)
+    shutil.copytree(root / "zz-copy", root / "aa-copy")
+    ingest([root], db)
+    shutil.rmtree(root / "zz-copy")
+    assert ingest([root], db) == Summary(unchanged=2, updated=1)
+    assert_as_fresh(root, db, tmp_path)
+
+
+def test_directories_that_exchange_their_names_exchange_their_experiments(
+    root: Path, db: Path, three: list[Path], tmp_path: Path
+) -> None:
+    ingest([root], db)
+    three[0].rename(root / "aside")
+    three[1].rename(three[0])
+    (root / "aside").rename(three[1])
+    assert ingest([root], db) == Summary(unchanged=1, updated=2)
+    assert_as_fresh(root, db, tmp_path)
+
+
+def test_a_name_that_is_used_again_costs_nobody_its_experiment(
+    root: Path, db: Path, three: list[Path], tmp_path: Path
+) -> None:
+    ingest([root], db)
+    three[0].rename(root / "zz")
+    shutil.move(save(tmp_path / "new", make_result(7, study="s")), three[0])
+    ingest([root], db)
+    assert_as_fresh(root, db, tmp_path)
+
+
+def test_a_directory_that_becomes_a_copy_gives_up_what_it_held(
+    root: Path, db: Path, three: list[Path], tmp_path: Path
+) -> None:
+    ingest([root], db)
+    shutil.rmtree(three[1])
+    shutil.copytree(three[0], three[1])
+    assert ingest([root], db) == Summary(unchanged=2, duplicates=1)
+    assert_as_fresh(root, db, tmp_path)
+
+
+@pytest.mark.parametrize("energy_j", [1e308, 1e-300])
+def test_a_figure_that_nobody_can_have_measured_is_refused(
+    root: Path, db: Path, three: list[Path], energy_j: float
+) -> None:
+    save(root, make_result(4, study="s", energy_j=energy_j))
+    assert ingest([root], db) == Summary(new=3, quarantined=1)
+    assert "which cannot have been measured" in rows(db, "SELECT reason FROM quarantine")[0][0]
+
+
+def test_an_empty_folder_is_not_pruned(root: Path, db: Path, three: list[Path]) -> None:
+    """As that of a disk that is not mounted."""
+    ingest([root], db)
+    for directory in three:
+        shutil.rmtree(directory)
+    with pytest.raises(WarehouseError, match="nothing was pruned"):
+        ingest([root], db, prune=True)
+    assert rows(db, "SELECT count(*) FROM experiments") == [(3,)]
+    assert ingest([root.parent], db, prune=False) == Summary(gone=3)
+    save(root.parent / "other", make_result(9))
+    assert ingest([root.parent], db, prune=True) == Summary(new=1, pruned=3)

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from warehouse.comparison.ratio import Ratio
+from warehouse.comparison.selection import quoted, shown
 from warehouse.errors import WarehouseError
 
 MIN_CYCLES = 3
 """Fewer pairs (of independent groups: fewer cycles on a side) decide nothing."""
+
+_MOST_PERCENT = 100_000.0
+"""A thousandfold: who means more has made a slip, and the largest double's limit nothing would ever meet."""
 
 Outcome = Literal["regressed", "within", "inconclusive"]
 
@@ -25,7 +29,7 @@ class Condition:
     Attributes:
         rising: worse is more: beyond means above.
         limit: B / A (1); 1.03 is "+3%".
-        text: as it was given.
+        text: as it was given, clipped.
     """
 
     metric: str
@@ -60,14 +64,17 @@ def parse_condition(text: str) -> Condition:
     found = _CONDITION.fullmatch(text)
     if found is None:
         raise WarehouseError(
-            f"--fail-if {text!r} is not a condition. Write a metric, > or <, and a percentage, such as "
+            f"--fail-if {quoted(text)} is not a condition. Write a metric, > or <, and a percentage, such as "
             '"energy_per_output_token_j > +3%" or "output_tokens_per_second < -3%".',
             2,
         )
-    limit = 1.0 + float(found["percent"]) / 100.0
+    percent = float(found["percent"])
+    if percent > _MOST_PERCENT:
+        raise WarehouseError(f"--fail-if {quoted(text)}: give at most {_MOST_PERCENT:.0f} %.", 2)
+    limit = 1.0 + percent / 100.0
     if limit <= 0:
-        raise WarehouseError(f"--fail-if {text!r}: nothing can fall by 100 % or more. Give a smaller percentage.", 2)
-    return Condition(found["metric"], found["sign"] == ">", limit, " ".join(text.split()))
+        raise WarehouseError(f"--fail-if {quoted(text)}: nothing can fall by 100 % or more. Give a smaller percentage.", 2)
+    return Condition(found["metric"], found["sign"] == ">", limit, shown(" ".join(text.split())))
 
 
 def gate_confidence(n_decisions: int, confidence: float = 0.95) -> float:

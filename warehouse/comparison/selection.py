@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from warehouse.commands.plain_text import printable
 from warehouse.errors import WarehouseError
 
 CONDITIONS = ("study", "image", "driver_version", "power_limits_w", "model_commit")
@@ -36,6 +37,8 @@ _BARE = ("campaign_id", "study", "experiment", "backend", "measurement_config_ha
 _HEX = re.compile(r"[0-9a-f]{6,16}")
 _TERM = re.compile(r"(?P<name>[A-Za-z_][\w.]*)=(?P<value>.*)", re.DOTALL)
 _SHOWN = 4
+_LONGEST = 60
+"""Characters of a name that are shown."""
 
 Settings = Mapping[str, Any]
 """A configuration, flat: "config.workload.n_prompts" -> 128."""
@@ -59,7 +62,7 @@ class Campaign:
     def label(self) -> str:
         """In words, for people: enough to tell it from its neighbours."""
         parts = [self.id[:8], self.columns.get("study"), self.columns.get("experiment"), self.columns.get("backend")]
-        return " ".join(str(part) for part in parts if part is not None)
+        return " ".join(shown(part) for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,10 @@ def select(
             kinds = {kind: found}
             break
     if not kinds:
-        raise WarehouseError(f"no campaign is called {selector!r}; there are {known_names(campaigns)}.", 2)
+        raise WarehouseError(f"no campaign is called {quoted(selector)}; there are {known_names(campaigns)}.", 2)
     if len({tuple(campaign.id for campaign in found) for found in kinds.values()}) > 1:
-        choices = " or ".join(f"{kind}={selector}" for kind in kinds)
-        raise WarehouseError(f"{selector!r} is more than one thing. Write {choices}.", 2)
+        choices = " or ".join(f"{kind}={shown(selector)}" for kind in kinds)
+        raise WarehouseError(f"{quoted(selector)} is more than one thing. Write {choices}.", 2)
     return Selection(with_settings(next(iter(kinds.values()))), frozenset(kinds))
 
 
@@ -146,8 +149,28 @@ def known_names(campaigns: Sequence[Campaign]) -> str:
     for plural, column in kinds.items():
         names = sorted({str(name) for campaign in campaigns if (name := campaign.get(column)) is not None})
         if names:
-            parts.append(f"{plural} {_listed(names)}")
+            parts.append(f"{plural} {listed(names)}")
     return "; ".join(parts) or "no campaigns"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few, as they may be shown."""
+    rest = len(names) - _SHOWN
+    return ", ".join(map(shown, names[:_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def shown(text: object) -> str:
+    """Of a text that anybody may have written what a line on a terminal can bear."""
+    return _clipped(printable(_clipped(str(text))))
+
+
+def quoted(text: object) -> str:
+    """The same between quotes."""
+    return f"'{shown(text)}'"
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def flat(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
@@ -171,12 +194,13 @@ def _by_terms(
         if name.startswith("config."):
             found = with_settings(found)
             if found and not any(name in campaign.settings for campaign in found):
-                raise WarehouseError(f"no configuration has {name.removeprefix('config.')!r} ({selector!r}).", 2)
+                field_name = quoted(name.removeprefix("config."))
+                raise WarehouseError(f"no configuration has {field_name} ({quoted(selector)}).", 2)
         left = _matching(found, name, value)
         if not left:
             values = sorted({_as_text(campaign.get(name)) for campaign in found})
-            there = f"; of those that the rest leaves, it is {_listed(values)}" if values else ""
-            raise WarehouseError(f"no campaign has {name}={value}{there}.", 2)
+            there = f"; of those that the rest leaves, it is {listed(values)}" if values else ""
+            raise WarehouseError(f"no campaign has {shown(name)}={shown(value)}{there}.", 2)
         found = left
     return Selection(with_settings(found), frozenset(name for name, _ in terms))
 
@@ -186,7 +210,7 @@ def _term(text: str, campaigns: Sequence[Campaign]) -> tuple[str, str]:
     columns = list(campaigns[0].columns) if campaigns else []
     if found is None or not (found["name"].startswith("config.") or found["name"] in columns):
         raise WarehouseError(
-            f"{text!r} is not a selector. Write column=value with config.PATH or one of {', '.join(columns)}.", 2
+            f"{quoted(text)} is not a selector. Write column=value with config.PATH or one of {', '.join(columns)}.", 2
         )
     return found["name"], found["value"].strip()
 
@@ -261,8 +285,8 @@ def _told_apart(a: list[Campaign], b: list[Campaign], conditions: Sequence[str])
 def _several(a: Sequence[Campaign], b: Sequence[Campaign]) -> WarehouseError:
     side, found = ("A", a) if len(a) > 1 else ("B", b)
     apart = sorted({name for one in found[1:] for name in differences(found[0], one)})
-    labels = _listed([campaign.label() for campaign in found])
-    how = f"they differ in {_listed(apart)}; narrow {side} with one of these" if apart else f"narrow {side}"
+    labels = listed([campaign.label() for campaign in found])
+    how = f"they differ in {listed(apart)}; narrow {side} with one of these" if apart else f"narrow {side}"
     return WarehouseError(
         f"{side} means {len(found)} campaigns that go with the same one: {labels}. To choose, {how}, or give a "
         f"campaign_id ({found[0].id}).",
@@ -275,16 +299,11 @@ def _no_counterpart(a: Selection, b: Selection, named: frozenset[str]) -> Wareho
     one, other = min(pairs, key=lambda pair: len(_unnamed(pair[0], pair[1], named)))
     return WarehouseError(
         f"no campaign of A ({len(a.campaigns)}) has a counterpart among those of B ({len(b.campaigns)}) that differs "
-        f"in nothing but {_listed(sorted(a.named | b.named))}; the nearest, {one.label()} and {other.label()}, differ "
-        f"in {_listed(_unnamed(one, other, named))}, too. To compare them all the same, give {one.id} {other.id}.",
+        f"in nothing but {listed(sorted(a.named | b.named))}; the nearest, {one.label()} and {other.label()}, differ "
+        f"in {listed(_unnamed(one, other, named))}, too. To compare them all the same, give {one.id} {other.id}.",
         2,
     )
 
 
 def _unnamed(a: Campaign, b: Campaign, named: frozenset[str]) -> list[str]:
     return [name for name in differences(a, b) if not _is_named(name, named)]
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

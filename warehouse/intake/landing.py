@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from images.contract import files
 from warehouse.database import attached
 from warehouse.errors import WarehouseError
 from warehouse.intake.records import Broken, Record
@@ -19,6 +20,8 @@ from warehouse.intervals import refresh
 
 SIDECAR_TABLES = ("requests", "samples")
 ROW_TABLES = ("experiments", "process_results", "warnings", "failures")
+_DOCUMENTS = (files.RESULT_FILE, files.FAILURE_FILE)
+_SIDECARS = (files.REQUESTS_FILE, files.TIMESERIES_FILE)
 _NOT_KNOWN = ""
 """Digest of what was read by an earlier version."""
 _DATA_ERRORS = (duckdb.Error, pa.ArrowException, ValueError, OverflowError)
@@ -62,18 +65,20 @@ class Landing:
     Attributes:
         wait_s: how long to wait for another process to let go of the database (s).
         exists: whether a directory is there.
-        same: whether two directories with the same result have the same sidecars.
+        same: whether two directories have the same in their files of these names.
         report: is given one line for each directory that is quarantined or doubled.
         moved: names that the batches found something else for; they are not gone.
+        again: directories that were copies of what is not there any more, to be read again.
     """
 
     database: Path
     wait_s: float
     exists: Callable[[str], bool]
-    same: Callable[[str, str], bool]
+    same: Callable[[str, str, Sequence[str]], bool]
     report: Callable[[str], object]
     now: Callable[[], datetime]
     moved: set[str] = field(default_factory=set)
+    again: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,21 @@ class _Holder:
 
     directory: str
     content_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """What became of what the directories of a batch had brought in earlier.
+
+    Attributes:
+        updated: results of the batch that are not new therefore.
+        touched: campaigns that lost a run.
+        copies: directories that held the same and are to be looked at again.
+    """
+
+    updated: int
+    touched: set[str]
+    copies: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +126,10 @@ def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landi
     try:
         with attached(connection, landing.database, landing.wait_s):
             parts = _sort(batch, _holders(connection, batch), landing)
-            updated, touched = _replace_old_rows(connection, parts)
+            replaced = _replace_old_rows(connection, parts)
             _insert(connection, parts.taken)
             _keep_books(connection, parts, landing.now())
-            refresh(connection, touched | {record.campaign_id for record in parts.taken if record.campaign_id})
+            refresh(connection, replaced.touched | {one.campaign_id for one in parts.taken if one.campaign_id})
     except _DATA_ERRORS as error:
         if len(batch) > 1:
             middle = len(batch) // 2
@@ -119,6 +139,7 @@ def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landi
         reason = f"does not fit the tables ({str(error).splitlines()[0]}). Repair or remove it, then ingest again."
         return land([Broken(batch[0].directory, reason)], connection, landing)
     landing.moved.update(parts.moved_from)
+    landing.again.update(replaced.copies)
     for broken in parts.broken:
         landing.report(f"quarantined: {broken.directory}: {broken.reason.removeprefix(broken.directory + '/')}")
     for record in parts.duplicates:
@@ -127,23 +148,30 @@ def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landi
         )
     failures = sum(record.kind == "failure" for record in parts.taken)
     return Summary(
-        new=len(parts.taken) - failures - updated,
-        updated=updated,
+        new=len(parts.taken) - failures - replaced.updated,
+        updated=replaced.updated,
         failures=failures,
         quarantined=len(parts.broken),
         duplicates=len(parts.duplicates),
     )
 
 
-def forget(connection: DuckDBPyConnection, directories: Sequence[str]) -> set[str]:
+def forget(connection: DuckDBPyConnection, directories: Sequence[str]) -> tuple[set[str], set[str]]:
     """Delete what directories brought in, their place in the books included.
 
     Returns:
-        Campaigns that lost a run; the caller refreshes them.
+        Campaigns that lost a run, which the caller refreshes, and copies of what goes, which are to be read again.
     """
-    touched = _delete_rows(connection, _ids_of(connection, directories))
+    old = _ids_of(connection, directories)
+    touched = _delete_rows(connection, old)
+    copies = _forget_copies(connection, [experiment_id for _, experiment_id, _ in old])
     _delete(connection, "ingested_directories", "directory", directories)
-    return touched
+    return touched, copies - set(directories)
+
+
+def copies_of(connection: DuckDBPyConnection, directories: Sequence[str]) -> set[str]:
+    """Copies of what these directories hold, which take their place: they are to be read again."""
+    return _forget_copies(connection, [experiment_id for _, experiment_id, _ in _ids_of(connection, directories)])
 
 
 def forget_broken(connection: DuckDBPyConnection, directories: Sequence[str]) -> None:
@@ -169,23 +197,22 @@ def _holders(connection: DuckDBPyConnection, batch: Iterable[Record | Broken]) -
     return {(kind, experiment_id): _Holder(directory, digest) for kind, experiment_id, directory, digest in rows}
 
 
-def _sort(batch: Iterable[Record | Broken], known: dict[tuple[str, str], _Holder], landing: Landing) -> _Sorted:
+def _sort(batch: Sequence[Record | Broken], known: Mapping[tuple[str, str], _Holder], landing: Landing) -> _Sorted:
     """The first directory of an experiment stays while it is there; the same again is a duplicate, else a conflict."""
     taken: dict[tuple[str, str], Record] = {}
     duplicates: list[Record] = []
-    broken: list[Broken] = []
+    broken = [record for record in batch if isinstance(record, Broken)]
     moved_from: list[str] = []
-    holders = dict(known)
-    for record in batch:
-        if isinstance(record, Broken):
-            broken.append(record)
-            continue
+    read = [record for record in batch if isinstance(record, Record)]
+    holds_now = {record.directory: (record.kind, record.experiment_id) for record in read}
+    # A directory that holds something else now, because names were exchanged, holds its experiment no more.
+    holders = {key: one for key, one in known.items() if holds_now.get(one.directory, key) == key}
+    for record in read:
         key = (record.kind, record.experiment_id)
         holder = holders.get(key)
         if holder is not None and holder.directory != record.directory:
             if landing.exists(holder.directory):
-                looks_same = holder.content_digest in (record.content_digest, _NOT_KNOWN)
-                if looks_same and landing.same(holder.directory, record.directory):
+                if _is_copy(record, holder, landing):
                     duplicates.append(record)
                 else:
                     broken.append(Broken(record.directory, _conflict(record, holder)))
@@ -196,6 +223,14 @@ def _sort(batch: Iterable[Record | Broken], known: dict[tuple[str, str], _Holder
     return _Sorted(list(taken.values()), duplicates, broken, moved_from)
 
 
+def _is_copy(record: Record, holder: _Holder, landing: Landing) -> bool:
+    if holder.content_digest == _NOT_KNOWN:
+        return landing.same(holder.directory, record.directory, (*_DOCUMENTS, *_SIDECARS))
+    return holder.content_digest == record.content_digest and landing.same(
+        holder.directory, record.directory, _SIDECARS
+    )
+
+
 def _conflict(record: Record, holder: _Holder) -> str:
     return (
         f"has the experiment_id {record.experiment_id} of {holder.directory} but other content. "
@@ -203,26 +238,28 @@ def _conflict(record: Record, holder: _Holder) -> str:
     )
 
 
-def _replace_old_rows(connection: DuckDBPyConnection, parts: _Sorted) -> tuple[int, set[str]]:
-    """Delete what the taken directories brought in earlier.
-
-    Returns:
-        How many of the results are not new therefore, and campaigns that lost a run.
-    """
-    old = _ids_of(connection, [*(record.directory for record in parts.taken), *parts.moved_from])
+def _replace_old_rows(connection: DuckDBPyConnection, parts: _Sorted) -> _Replaced:
+    """Delete what the directories that were read had brought in earlier."""
+    names = [record.directory for record in (*parts.taken, *parts.duplicates)]
+    old = _ids_of(connection, [*names, *parts.moved_from])
     touched = _delete_rows(connection, old)
-    # Copies of what goes may now be the only ones, so they are looked at again next time.
-    connection.execute(
-        "DELETE FROM ingested_directories WHERE kind = 'duplicate' AND experiment_id IN (SELECT unnest(?::VARCHAR[]))",
-        [[experiment_id for _, experiment_id, _ in old]],
-    )
     ids_before = {experiment_id for _, experiment_id, _ in old}
     directories_before = {directory for _, _, directory in old}
     updated = sum(
         record.kind == "result" and (record.directory in directories_before or record.experiment_id in ids_before)
         for record in parts.taken
     )
-    return updated, touched
+    return _Replaced(updated, touched, _forget_copies(connection, sorted(ids_before)))
+
+
+def _forget_copies(connection: DuckDBPyConnection, experiment_ids: Sequence[str]) -> set[str]:
+    """Names of the copies of what goes: they may now be the only ones, so they are to be looked at again."""
+    rows = connection.execute(
+        "DELETE FROM ingested_directories WHERE kind = 'duplicate' AND experiment_id IN (SELECT unnest(?::VARCHAR[])) "
+        "RETURNING directory",
+        [experiment_ids],
+    ).fetchall()
+    return {name for (name,) in rows}
 
 
 def _ids_of(connection: DuckDBPyConnection, directories: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -274,9 +311,9 @@ def _insert(connection: DuckDBPyConnection, records: Sequence[Record]) -> None:
 
 
 def _insert_staged(connection: DuckDBPyConnection, table: str, keys: Mapping[int, int]) -> None:
-    staged = connection.execute(f"SELECT count(DISTINCT place) FROM temp.staged_{table}").fetchall()[0][0]
+    staged = {place for (place,) in connection.execute(f"SELECT DISTINCT place FROM temp.staged_{table}").fetchall()}
     shifts = {key - place for place, key in keys.items()}
-    if len(shifts) == 1 and staged == len(keys):  # nothing of the batch is left out: a sum is quicker than a join
+    if len(shifts) == 1 and staged <= keys.keys():  # nothing of the batch is left out: a sum is quicker than a join
         connection.execute(
             f"INSERT INTO {table} BY NAME "
             f"SELECT place + {shifts.pop()} AS experiment_key, * EXCLUDE (place) FROM temp.staged_{table}"

@@ -73,6 +73,7 @@ class ObjectStorage:
         """
         self.address = address
         self.unreadable: list[str] = []
+        self.within: Path | None = None
         self._root = address.removeprefix(SCHEME)
         self._client = client
         self._endpoint = endpoint

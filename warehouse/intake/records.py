@@ -13,7 +13,7 @@ from images.contract.failure import JobFailure
 from images.contract.files import UnreadableResult
 from images.contract.result import ExperimentResult, unknown_fields
 from warehouse.intake.rows import Row, failure_rows, result_rows
-from warehouse.intake.sources import Candidate, StrayFile, sizes_of, storable
+from warehouse.intake.sources import Candidate, StrayFile, Unreachable, sizes_of, storable
 
 _LONGEST_REASON = 500
 _SHOWN_KEYS = 5
@@ -53,23 +53,60 @@ class Broken:
     reason: str
 
 
-def read_directory(place: int, candidate: Candidate, directory: Path) -> Record | Broken:
-    """Read the result in `directory`, which is a copy of the candidate or itself, or the failure if there is none."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A directory whose files have been looked at from outside: all of them may be opened.
+
+    Attributes:
+        place: in its batch.
+        directory: where it can be read, which is a copy of the candidate or itself.
+        sizes: bytes by name of the files that ingest reads.
+    """
+
+    place: int
+    candidate: Candidate
+    directory: Path
+    sizes: Mapping[str, int]
+
+
+def look_at(place: int, candidate: Candidate, directory: Path | Unreachable, within: Path | None) -> Seen | Broken:
+    """Make sure that a directory holds plain files before anybody opens one: a pipe would never end.
+
+    Args:
+        within: where links may lead to; see `sizes_of`.
+    """
+    if isinstance(directory, Unreachable):
+        return _broken(candidate, f"{candidate.name} {directory.reason}")
     try:
-        sizes = sizes_of(directory, candidate.files)
-        if files.RESULT_FILE in sizes:
-            return _read_result(place, candidate, directory, sizes)
-        if files.FAILURE_FILE in sizes:
-            return _read_failure(place, candidate, directory)
+        return Seen(place, candidate, directory, sizes_of(directory, candidate.files, within))
+    except StrayFile as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.filename or directory} cannot be read ({error.strerror})"
+    return _broken(candidate, _in_its_name(reason, candidate, directory))
+
+
+def read_directory(seen: Seen) -> Record | Broken:
+    """Read the result in a directory, or the failure if there is no result."""
+    directory = seen.directory
+    try:
+        if files.RESULT_FILE in seen.sizes:
+            return _read_result(seen)
+        if files.FAILURE_FILE in seen.sizes:
+            return _read_failure(seen)
         reason = f"{directory} is half-written: it has neither {files.RESULT_FILE} nor {files.FAILURE_FILE}"
-    except (UnreadableResult, StrayFile) as error:
+    except UnreadableResult as error:
         reason = str(error)
     except OSError as error:
         reason = f"{error.filename or directory} cannot be read ({error.strerror})"
     except (ValueError, RecursionError) as error:
         reason = f"{directory} cannot be stored ({error})"
-    # The directory goes by the name that the user knows it by.
-    return _broken(candidate, storable(reason).replace(storable(str(directory)), candidate.name))
+    return _broken(seen.candidate, _in_its_name(reason, seen.candidate, directory))
+
+
+def _in_its_name(reason: str, candidate: Candidate, directory: Path) -> str:
+    """The directory goes by the name that the user knows it by."""
+    return storable(reason).replace(storable(str(directory)), candidate.name)
 
 
 def _broken(candidate: Candidate, reason: str) -> Broken:
@@ -77,7 +114,8 @@ def _broken(candidate: Candidate, reason: str) -> Broken:
     return Broken(candidate.name, f"{text}. Repair or remove the directory, then ingest again.")
 
 
-def _read_result(place: int, candidate: Candidate, directory: Path, sizes: Mapping[str, int]) -> Record:
+def _read_result(seen: Seen) -> Record:
+    candidate, directory, sizes = seen.candidate, seen.directory, seen.sizes
     path = directory / files.RESULT_FILE
     raw = files.read_limited(path)
     document = files.parse_json(raw, path)
@@ -86,7 +124,7 @@ def _read_result(place: int, candidate: Candidate, directory: Path, sizes: Mappi
     named = {"requests": result.requests, "samples": result.timeseries}
     sidecars = {table: file for table, file in named.items() if file is not None and file in sizes}
     return Record(
-        place=place,
+        place=seen.place,
         directory=candidate.name,
         kind="result",
         experiment_id=result.experiment_id,
@@ -109,11 +147,12 @@ def _read_result(place: int, candidate: Candidate, directory: Path, sizes: Mappi
     )
 
 
-def _read_failure(place: int, candidate: Candidate, directory: Path) -> Record:
+def _read_failure(seen: Seen) -> Record:
+    candidate, directory = seen.candidate, seen.directory
     raw = files.read_limited(directory / files.FAILURE_FILE)
     failure = JobFailure.from_json(directory)
     return Record(
-        place=place,
+        place=seen.place,
         directory=candidate.name,
         kind="failure",
         experiment_id=failure.experiment_id,

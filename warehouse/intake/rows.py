@@ -29,6 +29,8 @@ CONDITIONS = (
 )
 """What cycles must have in common for one interval to be over them."""
 
+_LEAST, _MOST = 1e-60, 1e60
+"""Of figures that are not 0; ratios of two and their squares are then finite."""
 _ASKED = ("max_output_tokens", "ignore_eos")
 # Columns that are called as their field is.
 _RESULT_FIELDS = [
@@ -134,15 +136,26 @@ def result_rows(result: ExperimentResult, document: Row, unknown: Row, directory
         document: as it was read, so that the parts that are kept as JSON lose nothing.
         unknown: what of it the result does not know.
         directory: name of where it lies.
+
+    Raises:
+        ValueError: a figure that nobody can have measured; it would spoil the sums of all that it stands beside.
     """
     experiment_id = result.experiment_id
-    return {
+    rows = {
         "experiments": [_experiment_row(result, document, unknown, directory)],
         "process_results": [_process_row(experiment_id, process) for process in result.process_results],
-        "warnings": [
-            _warning_row(experiment_id, index, text) for index, text in enumerate(result.measurement_warnings)
-        ],
     }
+    for row in (*rows["experiments"], *rows["process_results"]):
+        _require_measurable(row)
+    warnings = [_warning_row(experiment_id, index, text) for index, text in enumerate(result.measurement_warnings)]
+    return rows | {"warnings": warnings}
+
+
+def _require_measurable(row: Row) -> None:
+    for name, value in row.items():
+        for one in value if isinstance(value, list) else (value,):
+            if isinstance(one, int | float) and one and not _LEAST <= abs(one) <= _MOST:
+                raise ValueError(f"{name} is {one:.3g}, which cannot have been measured")
 
 
 def failure_rows(failure: JobFailure, directory: str) -> dict[str, list[Row]]:
@@ -190,9 +203,10 @@ def _experiment_row(result: ExperimentResult, document: Row, unknown: Row, direc
 def _labels(row: Row) -> Row:
     """What a run is called and judged by, beside its own figures."""
     device, simulated = row["device"], bool(row["simulated"])
-    on_cpu = device in (None, "none", "cpu")
+    cpu = ", ".join(filter(None, ("CPU", row["cpu_model"])))
+    other = cpu if device in ("none", "cpu") else device
     return {
-        "hardware": row["gpu_name"] or (", ".join(filter(None, ("CPU", row["cpu_model"]))) if on_cpu else device),
+        "hardware": row["gpu_name"] or other or "not recorded",
         "image": row["image_repo_digest"] or row["image_id"],
         "is_simulated": simulated,
         # A simulated run is invalid for that alone; counted here as well, it would be told of twice.

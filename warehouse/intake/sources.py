@@ -51,10 +51,14 @@ class Source(Protocol):
     """One root that directories are taken from.
 
     Attributes:
+        address: as the user knows it.
         unreadable: one line for each part of it that the scan could not look into.
+        within: local folder that links of its files may lead to; None: there are no links.
     """
 
+    address: str
     unreadable: list[str]
+    within: Path | None
 
     def scan(self, known: Mapping[str, str]) -> Iterator[Candidate]:
         """Every directory below the root, in an order that depends on nothing but names.
@@ -92,6 +96,8 @@ class LocalSource:
         if not os.access(root, os.R_OK | os.X_OK):
             raise WarehouseError(f"{root} cannot be read (permission denied). Correct its permissions.", 2)
         self.root = root.resolve()
+        self.address = storable(str(self.root))
+        self.within: Path | None = self.root
         self._paths: dict[str, str] = {}
         """Of names that are not their own path, because the path is not UTF-8."""
         self.unreadable: list[str] = []
@@ -161,12 +167,14 @@ def files_in(signature: str) -> list[str]:
     return [part.partition(":")[0] for part in signature.split(" ")[1:]]
 
 
-def sizes_of(directory: Path, names: Sequence[str]) -> dict[str, int]:
+def sizes_of(directory: Path, names: Sequence[str], within: Path | None) -> dict[str, int]:
     """Bytes of those of `names` that are there.
 
+    Args:
+        within: links to files below it are the user's own way to share them, all others are an attack; None: no link.
+
     Raises:
-        StrayFile: one is no plain file, or a link that leaves the folder of the directory: the user's own way to share
-            files stays within it, and out of it leads an attack.
+        StrayFile: one is no plain file, or a link out of `within`.
         OSError: it cannot be looked at.
     """
     sizes = {}
@@ -177,7 +185,7 @@ def sizes_of(directory: Path, names: Sequence[str]) -> dict[str, int]:
             continue
         if not stat.S_ISREG(status.st_mode):
             path = directory / name
-            if not path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(directory.parent):
+            if within is None or not path.is_file() or not path.resolve().is_relative_to(within):
                 raise StrayFile(f"{path} is not a plain file of this folder")
             status = path.stat()
         sizes[name] = status.st_size

@@ -7,7 +7,8 @@ SELECT
     *,
     CASE
         WHEN gpu_name IS NOT NULL THEN gpu_name
-        WHEN coalesce(device, 'none') NOT IN ('none', 'cpu') THEN device
+        WHEN device IS NULL THEN 'not recorded'
+        WHEN device NOT IN ('none', 'cpu') THEN device
         ELSE concat_ws(', ', 'CPU', cpu_model)
     END AS hardware,
     coalesce(image_repo_digest, image_id) AS image,

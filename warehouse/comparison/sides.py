@@ -1,0 +1,96 @@
+"""The campaigns that the database has, as the two sides of a comparison."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from images.contract.config import ExperimentConfig
+from warehouse.comparison.selection import Campaign, Selection, flat, known_names, listed, quoted, select
+from warehouse.errors import WarehouseError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+Failures = Mapping[tuple[str | None, str | None], int]
+"""Jobs that failed and have no result, by study and configuration hash; a failure does not say what it ran on."""
+
+
+def select_both(
+    connection: DuckDBPyConnection, selectors: tuple[str, str], study: str | None, include_all: bool
+) -> tuple[Selection, Selection]:
+    """The campaigns that each of the two selectors means, those without a run that counts left out.
+
+    Raises:
+        WarehouseError: a selector means nothing, or only what is left out, or there is no such study.
+    """
+    rows = connection.execute("SELECT * FROM campaign_groups ORDER BY first_start, campaign_id")
+    names = [column[0] for column in rows.description or ()]
+    everything = [Campaign(dict(zip(names, row, strict=True))) for row in rows.fetchall()]
+    here = [campaign for campaign in everything if study is None or campaign.get("study") == study]
+    if not here:
+        raise WarehouseError(f"there is no study {quoted(study)}; there are {known_names(everything)}.", 2)
+
+    def with_settings(campaigns: Sequence[Campaign]) -> list[Campaign]:
+        return _with_settings(connection, campaigns)
+
+    counting = here if include_all else [campaign for campaign in here if _counts(campaign)]
+    found = []
+    for selector in selectors:
+        try:
+            found.append(select(selector, counting, with_settings))
+        except WarehouseError:
+            if include_all:
+                raise
+            # Tell whether it is only what is left out that keeps it from being found.
+            left_out = select(selector, here, with_settings).campaigns
+            raise WarehouseError(
+                f"{quoted(selector)} means campaigns ({listed([one.label() for one in left_out])}) that have only "
+                "simulated or invalid runs, which prove nothing. Compare them all the same with --all.",
+                2,
+            ) from None
+    return found[0], found[1]
+
+
+def standing_failures(connection: DuckDBPyConnection) -> Failures:
+    """How many jobs failed."""
+    rows = connection.execute(
+        "SELECT study, measurement_config_hash, count(*) FROM standing_failures GROUP BY ALL"
+    ).fetchall()
+    return defaultdict(int, {(study, config_hash): count for study, config_hash, count in rows})
+
+
+def _counts(campaign: Campaign) -> bool:
+    return not campaign.get("is_simulated") and bool(campaign.get("n_cycles"))
+
+
+def _with_settings(connection: DuckDBPyConnection, campaigns: Sequence[Campaign]) -> list[Campaign]:
+    missing = [campaign.id for campaign in campaigns if not campaign.settings]
+    rows = connection.execute(
+        """
+        SELECT campaign_id, min_by(effective_config, start_time) FROM experiments
+        WHERE campaign_id IN (SELECT unnest($ids::VARCHAR[])) GROUP BY campaign_id
+        """,
+        {"ids": missing},
+    ).fetchall()
+    read = {campaign_id: _settings(from_json(text)) for campaign_id, text in rows}
+    return [replace(one, settings=read.get(one.id, one.settings)) for one in campaigns]
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An older run's lacks the settings that came later; they had their default then, too."""
+    return {**_defaults(str(config.get("backend", "pytorch"))), **flat(config)}
+
+
+@cache
+def _defaults(backend: str) -> dict[str, Any]:
+    try:
+        return flat(ExperimentConfig.model_validate({"backend": backend}).model_dump(mode="json"))
+    except ValidationError:
+        return {}
