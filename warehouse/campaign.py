@@ -199,32 +199,48 @@ def _stored_groups(connection: DuckDBPyConnection, study: str | None) -> list[Ca
 def _fresh_groups(
     connection: DuckDBPyConnection, study: str | None, include_all: bool, pool: Sequence[str]
 ) -> list[CampaignGroup]:
-    """Other groups than the stored ones, or over other cycles."""
+    """Other groups than the stored ones, or over other cycles.
+
+    Of the runs of a study's cycle that come together in a group, only the newest valid one counts: pooled, there may
+    be several that no newer run of their own campaign replaced.
+    """
     kept = [name for name in CONDITIONS if name not in pool]
     key = f"md5(to_json([{', '.join(f'{name}::VARCHAR' for name in kept)}]))" if pool else "campaign_id"
     chosen = "($study IS NULL OR study = $study) AND ($include_all OR NOT is_simulated)"
-    is_cycle = "NOT superseded AND ($include_all OR NOT is_invalid)"
+    parameters = {"study": study, "include_all": include_all}
+    # As in refresh.sql, where a group is a campaign.
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE ranked AS
+        SELECT
+            experiment_key,
+            study IS NOT NULL AND cycle IS NOT NULL AND row_number() OVER (
+                PARTITION BY {key}, study, cycle ORDER BY is_invalid, start_time DESC, experiment_id DESC
+            ) > 1 AS replaced,
+            NOT replaced AND ($include_all OR NOT is_invalid) AS is_cycle
+        FROM runs WHERE {chosen}
+        """,
+        parameters,
+    )
     conditions = ", ".join(f"any_value({name}), count(DISTINCT coalesce({name}::VARCHAR, ''))" for name in CONDITIONS)
     rows = connection.execute(
         f"""
         SELECT {key}, {", ".join(f"arg_max({name}, start_time)" for name in _SETTINGS)},
-            count(*) FILTER ({is_cycle}),
-            count(*) FILTER (NOT superseded AND is_invalid),
-            count(*) FILTER (superseded),
-            count(energy_bound_ratio) FILTER ({is_cycle}),
-            max(energy_bound_ratio) FILTER ({is_cycle}),
+            count(*) FILTER (is_cycle),
+            count(*) FILTER (NOT replaced AND is_invalid),
+            count(*) FILTER (replaced),
+            count(energy_bound_ratio) FILTER (is_cycle),
+            max(energy_bound_ratio) FILTER (is_cycle),
             {conditions}
-        FROM runs WHERE {chosen} GROUP BY 1
-        """,
-        {"study": study, "include_all": include_all},
+        FROM runs JOIN temp.ranked USING (experiment_key) GROUP BY 1
+        """
     ).fetchall()
-    where = f"{chosen} AND {is_cycle}"
-    parameters = {"study": study, "include_all": include_all}
+    where = "experiment_key IN (SELECT experiment_key FROM temp.ranked WHERE is_cycle)"
     figures: dict[str, dict[str, Figures]] = defaultdict(dict)
-    for row in interval_rows(samples_by_cell(connection, where, parameters, key), {}):
+    for row in interval_rows(samples_by_cell(connection, where, {}, key), {}):
         values: list[Any] = [row.get(name) for name in Figures.__dataclass_fields__]
         figures[row["campaign_id"]][row["metric"]] = Figures(*values)
-    codes = _warnings(connection, key, where, parameters)
+    codes = _warnings(connection, key, where, {})
     names = [*_SETTINGS, "n_cycles", "n_invalid", "n_superseded", "n_energy_bounds"]
     groups = []
     for own, *values in rows:

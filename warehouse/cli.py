@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
+from warehouse.calls import StillRunning
+from warehouse.commands.plain_text import clipped
 from warehouse.commands.standard_output import unless_nobody_reads
 from warehouse.errors import WarehouseError
 
@@ -25,6 +28,7 @@ COMMANDS = {
 
 
 _INTERRUPTED = "interrupted; what was finished is kept."
+_LONGEST_LINE = 2000
 
 
 class _Subcommands(click.Group):
@@ -51,6 +55,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every mistake becomes one line on stderr.
 
+    Args:
+        arguments: by default those of the process, which ends here if a query cannot be stopped.
+
     Returns:
         The exit code: 0 done, 1 failed (or a gate that is not passed), 2 asked for wrongly, 3 a strict gate undecided.
     """
@@ -67,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')}. See `{where} --help`.", error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
+    except StillRunning as error:
+        code = _fail(str(error), error.exit_code)
+        if arguments is None:
+            os._exit(code)  # Python's own end would tear DuckDB down while it works
+        return code
     except WarehouseError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
@@ -80,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"warehouse: {' '.join(message.split())}", err=True)
+    click.echo(f"warehouse: {clipped(' '.join(message.split()), _LONGEST_LINE)}", err=True)
     return exit_code
 
 

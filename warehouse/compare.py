@@ -12,7 +12,7 @@ import numpy as np
 from warehouse.comparison.gate import Condition, Decision, decide, gate_confidence
 from warehouse.comparison.ratio import Ratio, paired_ratio, welch_ratio
 from warehouse.comparison.selection import Campaign, Selection, differences, listed, pairs_of_campaigns, quoted
-from warehouse.comparison.sides import Failures, select_both, standing_failures
+from warehouse.comparison.sides import Losses, Lost, losses, select_both
 from warehouse.errors import WarehouseError
 from warehouse.intervals import PERCENTILES
 
@@ -31,11 +31,11 @@ METRICS = (
 DIFFERENT_OUTPUT = 0.01
 """Part by which mean output lengths may differ before energy per token is of another kind of work (1)."""
 
+# That no GPU was used has to be recorded, too: silence may hide any.
 _ON_CPU = """
     gpu_name IS NULL AND coalesce(gpu_count, 0) = 0
     AND (device IN ('none', 'cpu') OR device IS NULL AND gpu_count IS NOT NULL)
 """
-# That no GPU was used has to be recorded, too: silence may hide any.
 
 GpuSet = tuple[str, ...]
 
@@ -115,14 +115,14 @@ class Sides:
     Attributes:
         alone_a, alone_b: campaigns that have no counterpart on the other side.
         undecided: one decision for each condition if A has such campaigns; none otherwise.
-        failures: jobs that failed, beside what is compared.
+        losses: beside what is compared.
     """
 
     comparisons: Sequence[Comparison]
     alone_a: Sequence[Campaign]
     alone_b: Sequence[Campaign]
     undecided: Sequence[Decision]
-    failures: Failures
+    losses: Losses
 
     @property
     def decisions(self) -> list[Decision]:
@@ -131,7 +131,7 @@ class Sides:
 
     def n_failed(self, campaign: Campaign) -> int:
         """Jobs of its configuration in its study that failed: which campaign's they are is not recorded."""
-        return self.failures.get((campaign.get("study"), campaign.get("measurement_config_hash")), 0)
+        return self.losses.get((campaign.get("study"), campaign.get("measurement_config_hash")), Lost()).n_failed
 
 
 def compare(
@@ -169,21 +169,22 @@ def compare(
         for one, other in pairs
     ]
     alone_a, alone_b = ([one for one in side.campaigns if one.id not in ids] for side in (side_a, side_b))
-    failures = standing_failures(connection)
-    reason = _vanished(alone_a, side_b, failures) if alone_a else None
+    lost = losses(connection)
+    reason = _vanished(alone_a, side_b, lost) if alone_a else None
     undecided = [Decision(one, "inconclusive", None, level, reason) for one in conditions if reason]
-    return Sides(comparisons, alone_a, alone_b, undecided, failures)
+    return Sides(comparisons, alone_a, alone_b, undecided, lost)
 
 
-def _vanished(alone_a: Sequence[Campaign], side_b: Selection, failures: Failures) -> str:
+def _vanished(alone_a: Sequence[Campaign], side_b: Selection, lost: Losses) -> str:
     """What of A cannot be judged, because B has nothing of it: jobs that fail must not open the gate."""
     hashes = {campaign.get("measurement_config_hash") for campaign in alone_a}
     # Of a study that is on both sides nothing tells whose the failures are.
     studies = {campaign.get("study") for campaign in side_b.campaigns} - {one.get("study") for one in alone_a}
-    n_failed = sum(failures.get((study, one), 0) for study in studies for one in hashes)
-    failed = f"; {n_failed} failed job{'' if n_failed == 1 else 's'} of such configurations in B" if n_failed else ""
+    found = [lost[key] for study in studies for one in hashes if (key := (study, one)) in lost]
+    n_failed, n_invalid = sum(one.n_failed for one in found), sum(one.n_invalid for one in found)
+    why = f"; B's runs of the same settings: {n_failed} failed, {n_invalid} invalid" if found else ""
     labels = listed([campaign.label() for campaign in alone_a])
-    return f"no counterpart in B for {len(alone_a)} campaign{'' if len(alone_a) == 1 else 's'} of A: {labels}{failed}"
+    return f"{len(alone_a)} of A's campaigns without a counterpart in B: {labels}{why}"
 
 
 def compare_cycles(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 from duckdb import DuckDBPyConnection
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from warehouse.calls import StillRunning
 from warehouse.errors import EmptyWarehouse, WarehouseError
 from warehouse.migrations import migrate
 from warehouse.schema import (
@@ -24,6 +24,7 @@ from warehouse.schema import (
     drop_views,
     views_digest,
 )
+from warehouse.scratch import scratch_folder
 
 MEMORY_LIMIT = "2GB"
 """Of a reader. Beyond it DuckDB uses a scratch folder, or ends the query."""
@@ -32,7 +33,9 @@ WRITER_MEMORY_LIMIT = "600MB"
 """Of each staging connection; ingest has two."""
 _MOST_SPILLED = "16GB"
 _GIVES_WAY_S = 5.0
-"""How long a reader lets a writer that waits go first (s); not for ever, for that one may wait for a slow query."""
+"""How long a reader lets a writer that waits go first (s), but at most half of its own patience.
+
+Not for ever, for that one may wait for a slow query."""
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 # DuckDB would otherwise try to download an extension when it is given, say, a SQLite file.
 _NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
@@ -41,11 +44,11 @@ _NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensi
 @contextmanager
 def staging() -> Iterator[DuckDBPyConnection]:
     """A database in memory, to prepare what `attached` will store. What does not fit goes to a scratch folder."""
-    with tempfile.TemporaryDirectory(prefix="warehouse-") as scratch:
+    with scratch_folder() as scratch:
         config: dict[str, str | bool] = {
             **_NO_EXTENSIONS,
             "memory_limit": WRITER_MEMORY_LIMIT,
-            "temp_directory": scratch,
+            "temp_directory": str(scratch),
             "max_temp_directory_size": _MOST_SPILLED,
             "preserve_insertion_order": False,  # files are many and small; rows say themselves where they belong
         }
@@ -126,14 +129,19 @@ def reading(path: Path, wait_s: float) -> Iterator[DuckDBPyConnection]:
     """
     if not path.exists():
         raise EmptyWarehouse(path)
-    with tempfile.TemporaryDirectory(prefix="warehouse-") as scratch:
-        connection = _open(path, wait_s, _reader_config(Path(scratch)))
+    with scratch_folder() as scratch:
+        connection = _open(path, wait_s, _reader_config(scratch))
+        is_free = True
         try:
             _lock_settings(connection)
             _require_this_version(connection, path)
             yield connection
+        except StillRunning:
+            is_free = False
+            raise
         finally:
-            connection.close()
+            if is_free:
+                connection.close()
 
 
 @contextmanager
@@ -189,10 +197,10 @@ def _require_this_version(connection: DuckDBPyConnection, path: Path) -> None:
 
 
 def _open(path: Path, wait_s: float, config: Mapping[str, str | bool]) -> DuckDBPyConnection:
-    started = time.monotonic()
+    gives_way_until = time.monotonic() + min(_GIVES_WAY_S, wait_s / 2)
 
     def connect() -> DuckDBPyConnection:
-        if time.monotonic() - started < _GIVES_WAY_S:
+        if time.monotonic() < gives_way_until:
             _give_way(path)
         return duckdb.connect(str(path.absolute()), read_only=True, config=dict(config))
 
@@ -202,13 +210,10 @@ def _open(path: Path, wait_s: float, config: Mapping[str, str | bool]) -> DuckDB
 @contextmanager
 def _announced(path: Path) -> Iterator[None]:
     """Tell readers that a writer waits: a few that poll without a pause would never leave it a gap."""
-    try:
-        queue = _queue_of(path).open("ab")
-    except OSError:  # then it takes its chance
-        yield
-        return
-    with queue:
-        fcntl.flock(queue, fcntl.LOCK_SH)
+    with ExitStack() as stack:
+        with suppress(OSError):  # then it takes its chance
+            queue = stack.enter_context(_queue_of(path).open("ab"))
+            fcntl.flock(queue, fcntl.LOCK_SH)
         yield
 
 
@@ -217,7 +222,7 @@ def _give_way(path: Path) -> None:
     Raises:
         duckdb.IOException: a writer waits for the database; as if it were locked already.
     """
-    with suppress(FileNotFoundError, PermissionError), _queue_of(path).open("rb") as queue:
+    with suppress(OSError), _queue_of(path).open("rb") as queue:  # without a queue, or where nothing can be locked
         try:
             fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -231,7 +236,8 @@ def _queue_of(path: Path) -> Path:
 def _patiently(path: Path, wait_s: float, open_: Callable[[], DuckDBPyConnection]) -> DuckDBPyConnection:
     retrying = Retrying(
         retry=retry_if_exception(_is_locked),
-        wait=wait_random_exponential(multiplier=0.05, max=1),
+        # Short enough for one more attempt after a reader has given way.
+        wait=wait_random_exponential(multiplier=0.05, max=min(1.0, wait_s / 4)),
         stop=stop_before_delay(wait_s),
         reraise=True,
     )

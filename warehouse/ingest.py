@@ -86,14 +86,14 @@ def ingest(
         prune: forget what came from directories that are not there any more; else it stays.
 
     Raises:
-        WarehouseError: a root is not readable, or the database cannot be used.
+        WarehouseError: the database cannot be used; or a root is not readable, once the others are stored.
     """
-    sources = [_source(root) for root in dict.fromkeys(map(str, roots))]
+    sources, problems = _sources(list(dict.fromkeys(map(str, roots))))
     if not database.absolute().parent.is_dir():
         raise WarehouseError(f"the folder of {database} does not exist. Make it, or give another file with --db.", 2)
     upgrade(database, wait_s)
     known = _known(database, wait_s)
-    found, fresh, copies = _look(sources, known, report)
+    found, fresh, copies = _look(sources, known, problems, report)
     if not found:
         report(f"no result.json or failure.json below {', '.join(map(str, roots))}")
     if prune:
@@ -103,11 +103,28 @@ def ingest(
     gone = _settle_gone(known, found, sources, landing, prune)
     if again := [copies[name] for name in sorted(landing.again & copies.keys())]:
         summary += _read_and_land(again, landing, progress) + Summary(unchanged=-len(again))
-    return summary + (Summary(pruned=len(gone)) if prune else Summary(gone=len(gone - landing.moved)))
+    summary += Summary(pruned=len(gone)) if prune else Summary(gone=len(gone - landing.moved))
+    if problems:
+        first, *others = problems
+        report(f"of the other roots: {summary}")
+        for other in others:
+            report(f"warning: {other}")
+        raise first
+    return summary
 
 
-def _source(root: str) -> Source:
-    return ObjectStorage.open(root) if root.startswith(_OBJECTS) else LocalSource(Path(root))
+def _sources(roots: Sequence[str]) -> tuple[list[Source], list[WarehouseError]]:
+    """Those that can be read, and why others cannot."""
+    sources: list[Source] = []
+    problems = []
+    for root in roots:
+        try:
+            sources.append(ObjectStorage.open(root) if root.startswith(_OBJECTS) else LocalSource.open(root))
+        except WarehouseError as problem:
+            problems.append(problem)
+    if not sources:
+        raise problems[0]
+    return sources, problems
 
 
 def _known(database: Path, wait_s: float) -> _Known:
@@ -128,14 +145,20 @@ def _known(database: Path, wait_s: float) -> _Known:
 
 
 def _look(
-    sources: Sequence[Source], known: _Known, report: Callable[[str], object]
+    sources: list[Source], known: _Known, problems: list[WarehouseError], report: Callable[[str], object]
 ) -> tuple[set[str], list[tuple[Source, Candidate]], dict[str, tuple[Source, Candidate]]]:
     """Names of all directories there are, those that are to be read, and unchanged ones that are copies, by name."""
     found: set[str] = set()
     fresh = []
     copies = {}
-    for source in sources:
-        for candidate in source.scan(known.signatures):
+    for source in list(sources):
+        try:
+            candidates = list(source.scan(known.signatures))
+        except WarehouseError as problem:  # it does not answer any more, which says nothing about what it holds
+            problems.append(problem)
+            sources.remove(source)
+            continue
+        for candidate in candidates:
             if candidate.name in found:
                 continue
             found.add(candidate.name)

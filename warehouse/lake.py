@@ -24,12 +24,13 @@ from warehouse.campaign import known_studies
 from warehouse.database import exporting
 from warehouse.errors import WarehouseError
 from warehouse.export import FORMULA_STARTS, scratch_beside
-from warehouse.query import keyboard_interrupt
 from warehouse.schema import SCHEMA_VERSION
 
 MANIFEST = "_joulehouse_export.json"
 """In a folder of Parquet: what it is. Spark, Trino and DuckDB pass over names with an underscore."""
 PARTITIONED_BY = ("study", "backend")
+_LONGEST_PARTITION = 240
+"""Bytes of an escaped value: with the column's name the folder's must not pass 255."""
 _ESCAPED_UTF8 = re.compile("(%[89A-F][0-9A-F])+")
 
 _CHOSEN_RUNS = """
@@ -152,7 +153,8 @@ def export_lake(
 ) -> Exported:
     """A folder with one folder for each of `tables`, partitioned as Hive does: ``runs/study=S/backend=B/*.parquet``.
 
-    A table without rows has no folder. NULL is ``__HIVE_DEFAULT_PARTITION__``. JSON is text, times are UTC in us.
+    A table without rows has no folder. NULL is ``__HIVE_DEFAULT_PARTITION__``. JSON is text, times are UTC in us. A
+    study whose name is too long for a folder's gets a shorter one with a digest; the manifest has the whole name.
 
     Args:
         overwrite: replace an earlier export that is there; any other folder with something in it never is.
@@ -166,9 +168,11 @@ def export_lake(
     with _scratch(place, target) as scratch, _chosen(database, scratch, study, include_all, wait_s) as connection:
         made = scratch / "export"
         made.mkdir()
-        rows = {}
+        rows: dict[str, int] = {}
+        shortened: dict[str, str] = {}
         for table in tables:
             query = f"SELECT {_columns(connection, table, _as_plain)} FROM ({TABLES[table]})"
+            shortened |= _shortened(connection, table)
             options = f"FORMAT parquet, COMPRESSION zstd, PARTITION_BY ({', '.join(PARTITIONED_BY)})"
             rows[table] = _copy(connection, query, made / table, options)
             if rows[table]:
@@ -182,6 +186,7 @@ def export_lake(
             "study": study,
             "include_all": include_all,
             "rows": rows,
+            "shortened_names": shortened,
         }
         (made / MANIFEST).write_bytes(to_json(about, indent=1))
         _put_in_place(made, place, scratch)
@@ -203,7 +208,9 @@ def _scratch(place: Path, target: Path) -> Iterator[Path]:
     except duckdb.Error as error:
         raise WarehouseError(f"{target} cannot be written: {str(error).splitlines()[0]}") from None
     except RuntimeError as error:
-        raise keyboard_interrupt(error) from None
+        if str(error) == "Query interrupted":  # DuckDB's word for Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     except UnicodeEncodeError:
         raise WarehouseError(f"{target!a} is not UTF-8. Give another name with -o.", 2) from None
     except OSError as error:
@@ -242,7 +249,28 @@ def _columns(connection: DuckDBPyConnection, table: str, converted: Callable[[st
     return ", ".join(f"{converted(name, kind)} AS {name}" for name, kind in quoted)
 
 
+def _shortened(connection: DuckDBPyConnection, table: str) -> dict[str, str]:
+    """Names of partitions that are too long, by what stands for them."""
+    found: dict[str, str] = {}
+    for name in PARTITIONED_BY:
+        query = f"SELECT DISTINCT {_as_partition(name)}, {name} FROM ({TABLES[table]}) WHERE {_is_too_long(name)}"
+        found |= dict(connection.execute(query).fetchall())
+    return found
+
+
+def _is_too_long(name: str) -> str:
+    return f"strlen(url_encode({name})) > {_LONGEST_PARTITION}"
+
+
+def _as_partition(name: str) -> str:
+    # 16 characters are 192 bytes at most when they are escaped.
+    short = f"left({name}, 16) || '~' || left(sha256({name}), 16)"
+    return f"CASE WHEN {_is_too_long(name)} THEN {short} ELSE {name} END"
+
+
 def _as_plain(name: str, kind: str) -> str:
+    if name.strip('"') in PARTITIONED_BY:
+        return _as_partition(name)
     wanted = "VARCHAR" if kind.startswith("ENUM") else _PLAIN.get(kind)
     return name if wanted is None else f"{name}::{wanted}"
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import resource
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection, StatementType
 
+from warehouse.calls import Call, StillRunning
 from warehouse.database import reading
 from warehouse.errors import WarehouseError
 
@@ -28,6 +28,8 @@ _KINDS = (StatementType.SELECT, StatementType.EXPLAIN, StatementType.MULTI)
 _WRITES = frozenset({b"copy", b"export"})
 _ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError)
 """What Arrow makes of an error in DuckDB, of any kind."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def run_query(database: Path, query: str, time_limit_s: float = 30.0, wait_s: fl
 
     Raises:
         EmptyWarehouse: there is nothing to query.
+        StillRunning: it ran too long, or Ctrl-C came, and DuckDB is at something that it does not stop. A thread goes
+            on with it and holds the database, until that is done or the process ends.
         WarehouseError: with DuckDB's reason; or it is not one statement that asks something.
     """
     with streamed(database, query, time_limit_s, wait_s) as rows:
@@ -77,8 +81,7 @@ def streamed(database: Path, query: str, time_limit_s: float = 30.0, wait_s: flo
     ingest waiting.
     """
     with _asked(database, query, time_limit_s, wait_s) as (connection, limits, let_go):
-        with limits.applied():
-            result = connection.execute(query)
+        result = limits.run(lambda: connection.execute(query))
 
         def batches() -> Iterator[list[tuple[Any, ...]]]:
             following = fetch()
@@ -89,8 +92,7 @@ def streamed(database: Path, query: str, time_limit_s: float = 30.0, wait_s: flo
                 yield batch
 
         def fetch() -> list[tuple[Any, ...]]:
-            with limits.applied():
-                return result.fetchmany(ROWS_AT_ONCE)
+            return limits.run(lambda: result.fetchmany(ROWS_AT_ONCE))
 
         yield Rows([column[0] for column in result.description or ()], batches())
 
@@ -99,15 +101,12 @@ def streamed(database: Path, query: str, time_limit_s: float = 30.0, wait_s: flo
 def streamed_arrow(database: Path, query: str, time_limit_s: float = 30.0, wait_s: float = 30.0) -> Iterator[ArrowRows]:
     """As `streamed`, in Arrow's types."""
     with _asked(database, query, time_limit_s, wait_s) as (connection, limits, _):
-        with limits.applied():
-            reader = connection.sql(query).to_arrow_reader(ROWS_AT_ONCE)
+        reader = limits.run(lambda: connection.sql(query).to_arrow_reader(ROWS_AT_ONCE))
 
         def batches() -> Iterator[pa.RecordBatch]:
             with suppress(StopIteration):
                 while True:
-                    with limits.applied():
-                        batch = reader.read_next_batch()
-                    yield batch
+                    yield limits.run(reader.read_next_batch)
 
         yield ArrowRows(reader.schema, batches())
 
@@ -119,8 +118,7 @@ def _asked(
     with ExitStack() as stack:
         connection = stack.enter_context(reading(database, wait_s))
         limits = _Limits(connection, time_limit_s)
-        with limits.applied():
-            _require_question(connection, query)
+        limits.run(lambda: _require_question(connection, query))
         yield connection, limits, stack.close
 
 
@@ -155,11 +153,6 @@ def _keywords(query: str) -> set[bytes]:
     }
 
 
-def keyboard_interrupt(error: RuntimeError) -> BaseException:
-    """What `error` means: Ctrl-C, while DuckDB works, arrives as a RuntimeError of its own."""
-    return KeyboardInterrupt() if str(error) == "Query interrupted" else error
-
-
 class _Limits:
     """What all calls for one query may take together.
 
@@ -173,33 +166,31 @@ class _Limits:
         self._left_s = time_limit_s
         self.expired = False
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Around each call; its errors become a `WarehouseError`."""
-        timer = threading.Timer(self._left_s, self._stop)
-        timer.daemon = True
+    def run(self, function: Callable[[], Result]) -> Result:
+        """One of them; its errors become a `WarehouseError`."""
+        call = Call(function, self._connection.interrupt)
         began_s = time.monotonic()
-        timer.start()
         try:
             with _memory_limit():
-                yield
+                self.expired = not call.ends_within(self._left_s)
+                if self.expired and not call.stops():
+                    raise StillRunning(self._too_long())
+                return call.result()
+        except KeyboardInterrupt:
+            if call.stops():
+                raise
+            raise StillRunning("interrupted.", 130) from None
         except (duckdb.Error, *_ARROW_ERRORS) as error:
             raise self._explained(error) from None
-        except RuntimeError as error:
-            raise keyboard_interrupt(error) from None
         finally:
-            timer.cancel()
             self._left_s = max(0.0, self._left_s - (time.monotonic() - began_s))
 
-    def _stop(self) -> None:
-        self.expired = True
-        self._connection.interrupt()
+    def _too_long(self) -> str:
+        return f"the query ran longer than {self._time_limit_s:g} s and was stopped. Narrow it, or raise --time-limit."
 
     def _explained(self, error: Exception) -> WarehouseError:
         if self.expired:
-            return WarehouseError(
-                f"the query ran longer than {self._time_limit_s:g} s and was stopped. Narrow it, or raise --time-limit."
-            )
+            return WarehouseError(self._too_long())
         # Up to the first blank line; below it DuckDB draws where in the query it is.
         reason = str(error).split("\n\n")[0]
         if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or reason.startswith("Out of Memory"):

@@ -144,6 +144,34 @@ def test_other_conditions_are_another_group(tmp_path: Path, other: dict[str, Any
     assert sorted(group.n_cycles for group in groups_of(tmp_path, include_all=True)) == [1, 2]
 
 
+def test_pooled_conditions_do_not_make_two_cycles_of_one(tmp_path: Path) -> None:
+    for number, (study, cycle, driver, valid) in enumerate(
+        [("s", 1, "550", True), ("s", 2, "550", True), ("s", 1, "551", True), ("s", 2, "551", False)], 1
+    ):
+        environment = {"driver_version": driver, "gpu_names": ["H100"], "gpu_uuids": ["GPU-a"]}
+        save(
+            tmp_path / "results",
+            make_result(
+                number, energy_j=float(number), environment=environment, study=study, cycle=cycle,
+                measurement_valid=valid, measurement_warnings=[f"old_{number}: x. Do."],
+            ),
+        )  # fmt: skip
+    assert sorted(group.n_cycles for group in groups_of(tmp_path)) == [1, 2]
+    for include_all in (False, True):
+        (group,) = groups_of(tmp_path, pool=["driver_version"], include_all=include_all)
+        assert (group.n_cycles, group.n_superseded, group.n_invalid, group.driver_version) == (2, 2, 0, "mixed")
+        assert group.figures["total_energy_j"].mean == 2.5
+        assert group.warnings == {"old_2": 1, "old_3": 1}
+
+
+def test_pooled_studies_keep_the_cycles_of_each(tmp_path: Path) -> None:
+    for number, study in enumerate(("s", "t", "t"), 1):
+        save(tmp_path / "results", make_result(number, energy_j=float(number), study=study, cycle=1))
+    (group,) = groups_of(tmp_path, pool=["study"])
+    assert (group.n_cycles, group.n_superseded) == (2, 1)
+    assert group.figures["total_energy_j"].mean == 2.0
+
+
 SIMULATED: dict[str, Any] = {
     "measurement_valid": False,
     "invalid_reasons": ["simulated_device"],

@@ -86,6 +86,39 @@ def test_ingest_waits_for_the_lock(db: Path, tmp_path: Path, capsys: pytest.Capt
     assert "1 unchanged" in capsys.readouterr().out
 
 
+def test_what_others_wrote_reaches_no_terminal_as_it_is(
+    root: Path, db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of studies, models and folders, in tables, reports and DuckDB's own errors."""
+    hostile = "\x1b]0;mine\x07\u202e"
+    save(root, make_result(2, study=hostile, measurement_warnings=[f"{hostile}: x"]))
+    (root / hostile).mkdir()
+    (root / hostile / "result.json").write_text("{")
+    assert warehouse("ingest", root, db=db) == 0
+    assert warehouse("campaign", db=db) == 0
+    assert warehouse("campaign", "--study", f"{hostile}no", db=db) == 2
+    assert warehouse("export", "--study", "no", "-o", db.with_name("lake"), db=db) == 2
+    assert warehouse("sql", f"SELECT error('{hostile}')", db=db) == 1
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        assert "\\x1b]0;mine" in text
+        assert all(one.isprintable() for one in text.replace("\n", ""))
+
+
+def test_a_name_without_end_is_clipped(root: Path, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(root, make_result(2, study="a" * 100_000 + "z"))
+    assert warehouse("ingest", root, db=db) == 0
+    capsys.readouterr()
+    assert warehouse("campaign", db=db) == 0
+    shown = capsys.readouterr().out
+    assert "aaa ... aaa" in shown
+    assert len(shown) < 3000
+    assert warehouse("campaign", "--study", "b", db=db) == 2
+    line = the_line(capsys)
+    assert "there is no study 'b'" in line
+    assert len(line) < 3000
+
+
 @pytest.mark.parametrize(
     "arguments", [["ingest"], ["ingest", "nowhere"], ["sql"], ["sql", "q", "--format", "xml"], ["nonsense"], ["-x"]]
 )

@@ -1,140 +1,20 @@
-"""Comparisons: the statistics, the gate, which campaigns belong together, and the command from ingest to exit code."""
+"""Comparisons: which cycles and campaigns belong together, and the command from ingest to exit code."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy.stats
 
 from images.contract.config import ExperimentConfig
-from tests.bench.statistics import false_alarms
-from tests.warehouse.results import make_result, save, warehouse
+from tests.warehouse.results import edit_json, make_result, save, save_failure, warehouse
 from warehouse.compare import Cycle, compare_metric
-from warehouse.comparison.gate import Decision, decide, exit_code, gate_confidence, parse_condition
-from warehouse.comparison.ratio import Ratio, paired_ratio, welch_ratio
-from warehouse.errors import WarehouseError
 
 A = [10.0, 11.0, 10.4, 10.9]
 B = [9.1, 9.9, 9.6, 9.5]
-
-
-def test_paired_is_student_t_on_log_ratios() -> None:
-    ratio = paired_ratio(A, B)
-    expected = scipy.stats.ttest_rel(np.log(B), np.log(A)).confidence_interval(0.95)
-    assert ratio.interval() == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
-    assert ratio.value == pytest.approx(scipy.stats.gmean(B) / scipy.stats.gmean(A))
-    assert (ratio.method, ratio.n) == ("paired", 4)
-
-
-def test_welch_allows_unequal_spreads_and_numbers() -> None:
-    b = [8.0, 9.9, 12.0]
-    expected = scipy.stats.ttest_ind(np.log(b), np.log(A), equal_var=False).confidence_interval(0.9)
-    ratio = welch_ratio(A, b)
-    assert ratio.interval(0.9) == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
-    assert (ratio.method, ratio.n_a, ratio.n_b, ratio.n) == ("welch", 4, 3, 3)
-
-
-def test_ratio_of_b_to_a_is_the_inverse_of_a_to_b() -> None:
-    there, back = welch_ratio(A, B).interval() or (0, 0), welch_ratio(B, A).interval() or (0, 0)
-    assert there == pytest.approx((1 / back[1], 1 / back[0]))
-
-
-@pytest.mark.parametrize("n", [3, 10])
-def test_smallest_detectable_difference_is_shown_in_four_of_five_cases(n: int) -> None:
-    """With the spread known, as the estimate takes it to be."""
-    spread = 0.02
-    rise = Ratio("paired", n, n, 0.0, spread / math.sqrt(n), n - 1.0).detectable()
-    assert rise is not None
-    draw, shown = np.random.default_rng(n), 0
-    for _ in range(2000):
-        b = (1 + rise) * np.exp(draw.normal(0, spread, size=n))
-        lower, _upper = paired_ratio([1.0] * n, list(b)).interval() or (0, 0)
-        shown += lower > 1
-    assert shown / 2000 == pytest.approx(0.8, abs=0.03)
-
-
-def test_constant_samples_give_an_interval_without_width() -> None:
-    for ratio in (paired_ratio([2.0] * 3, [3.0] * 3), welch_ratio([2.0] * 3, [3.0] * 3)):
-        assert ratio.interval() == (ratio.value, ratio.value)
-        assert ratio.value == pytest.approx(1.5)
-        assert ratio.detectable() == 0.0
-    assert welch_ratio([2.0] * 3, [1.0, 2.0, 4.0]).interval() is not None
-
-
-def test_two_wild_cycles_do_not_overflow() -> None:
-    lower, upper = paired_ratio([1e-300, 1e300], [1e300, 1e-300]).interval() or (1, 1)
-    assert (lower, upper) == (0.0, math.inf)
-    assert paired_ratio([1.0], [2.0]).interval() is None
-    assert welch_ratio([1.0], [2.0, 3.0]).interval() is None
-
-
-@pytest.mark.parametrize(
-    ("text", "rising", "limit"),
-    [
-        ("energy_per_output_token_j > +3%", True, 1.03),
-        (" ttft_p95_ms>10.5 % ", True, 1.105),
-        ("output_tokens_per_second < -3%", False, 0.97),
-        ("total_energy_j > -2%", True, 0.98),
-    ],
-)
-def test_condition_says_what_is_worse_and_by_how_much(text: str, rising: bool, limit: float) -> None:
-    condition = parse_condition(text)
-    assert condition.rising is rising
-    assert condition.limit == pytest.approx(limit)
-
-
-@pytest.mark.parametrize("text", ["", "energy", "energy > 3", "energy >= 3%", "energy = 3%", "3% > energy", "a > 3% x"])
-def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(WarehouseError, match=r"is not a condition.*energy_per_output_token_j > \+3%") as raised:
-        parse_condition(text)
-    assert raised.value.exit_code == 2
-
-
-def test_nothing_can_fall_by_all_of_itself() -> None:
-    with pytest.raises(WarehouseError, match="100 % or more"):
-        parse_condition("energy < -100%")
-
-
-def judged(condition: str, log_ratio: float, error: float, n: int = 5, confounded: str | None = None) -> Decision:
-    ratio = Ratio("paired", n, n, log_ratio, error, n - 1.0)
-    return decide(parse_condition(condition), ratio, confounded, 0.95)
-
-
-def test_gate_has_three_answers() -> None:
-    assert judged("x > +3%", 0.10, 0.01).outcome == "regressed"
-    assert judged("x > +3%", 0.00, 0.005).outcome == "within"
-    assert judged("x > +3%", 0.03, 0.01).outcome == "inconclusive"
-    assert judged("x < -3%", -0.10, 0.01).outcome == "regressed"
-    assert judged("x < -3%", 0.10, 0.01).outcome == "within"
-
-
-def test_confounded_never_passes_but_can_fail() -> None:
-    assert judged("x > +3%", 0.0, 0.005, confounded="GPU confounded").outcome == "inconclusive"
-    assert judged("x > +3%", 0.1, 0.005, confounded="GPU confounded").outcome == "regressed"
-
-
-def test_fewer_than_three_pairs_decide_nothing() -> None:
-    for log_ratio in (0.0, 0.5):
-        decision = judged("x > +3%", log_ratio, 1e-9, n=2)
-        assert (decision.outcome, decision.reason) == ("inconclusive", "2 pairs; at least 3 are needed")
-
-
-def test_many_conditions_share_the_chance_of_a_false_alarm() -> None:
-    assert gate_confidence(3) == pytest.approx(1 - 0.05 / 3)
-    assert false_alarms("paired", 3) <= 0.06
-    assert false_alarms("welch", 3) <= 0.06
-
-
-def test_exit_code_is_that_of_the_worst_answer() -> None:
-    bad, good, open_ = judged("x > +3%", 0.1, 0.01), judged("x > +3%", 0, 0.001), judged("x > +3%", 0.03, 0.01)
-    assert [exit_code([good, *more], strict=False) for more in ([], [open_], [open_, bad])] == [0, 0, 1]
-    assert [exit_code([good, *more], strict=True) for more in ([], [open_], [open_, bad])] == [0, 3, 1]
 
 
 def cycles(values: Sequence[float | None], gpu: str | None = "GPU-a", study: str | None = "s") -> list[Cycle]:
@@ -155,7 +35,7 @@ def test_pairs_are_of_one_block_on_one_gpu_set() -> None:
     [
         (cycles(B, study="t"), None),
         (cycles(B, gpu="GPU-b"), "different GPUs"),
-        (cycles(B, gpu=None), "not recorded"),
+        (cycles(B, gpu=None), "GPU confounded: the GPUs are not recorded"),
         (cycles(B[:2], study="t") + cycles(B[2:], gpu="GPU-b", study="t"), "equally often"),
     ],
 )
@@ -206,7 +86,16 @@ class Lake:
                 environment=GPU | (environment or {}),
                 **named | fields,
             )
-            save(self._root, result)
+            self.last = save(self._root, result)
+
+    def fail(self, study: str, experiment: str, config: dict[str, Any], count: int) -> None:
+        """Jobs of `config` that failed."""
+        asked = ExperimentConfig(**{"backend": "stub", **config})
+        for _ in range(count):
+            self._count += 1
+            named = {"study": study, "experiment": experiment, "config": asked.model_dump(mode="json")}
+            named["measurement_config_hash"] = asked.measurement_config_hash()
+            save_failure(self._root, self._count, **named)
 
     def ingest(self) -> None:
         assert warehouse("ingest", self._root, db=self._db) == 0
@@ -310,6 +199,107 @@ def test_a_difference_of_gpus_is_said_and_does_not_pass(lake: Lake) -> None:
     code, text = lake.compare("a", "b", "--fail-if", "total_energy_j > +50%", "--strict-gate")
     assert code == 3
     assert "GPU confounded" in text
+
+
+def test_a_configuration_that_vanished_does_not_pass(lake: Lake) -> None:
+    for size in (4, 8):
+        lake.add("base", f"b{size}", NOISE, {"batch_size": size})
+    lake.add("new", "b4", NOISE, {"batch_size": 4})
+    lake.fail("new", "b8", {"batch_size": 8}, 3)
+    lake.ingest()
+    gate = ("base", "new", "--fail-if", "total_energy_j > +50%")
+    code, text = lake.compare(*gate, "--strict-gate")
+    assert code == 3
+    assert "gate: within: total_energy_j > +50%" in text
+    assert "gate: inconclusive: total_energy_j > +50% (1 of A's campaigns without a counterpart in B: " in text
+    assert "base b8 stub; B's runs of the same settings: 3 failed, 0 invalid)" in " ".join(text.split())
+    assert lake.compare(*gate)[0] == 0
+    code, text = lake.compare(*gate, "--format", "json")
+    (decision,) = json.loads(text)["gate_without_counterpart"]
+    assert (decision["outcome"], decision["lower"], decision["upper"]) == ("inconclusive", None, None)
+    # What only B has is news, not a loss; and without a condition there is nothing to decide.
+    assert lake.compare("new", "base", "--fail-if", "total_energy_j > +50%", "--strict-gate")[0] == 0
+    assert lake.compare("base", "new", "--strict-gate")[0] == 0
+
+
+def test_what_did_not_become_a_cycle_is_counted_beside_those_that_did(lake: Lake) -> None:
+    lake.add("s", "base", NOISE, {"batch_size": 1})
+    lake.add("s", "base", NOISE[:2], {"batch_size": 1})
+    lake.add("s", "base", [1.0], {"batch_size": 1}, measurement_valid=False, invalid_reasons=["throttled"], cycle=9)
+    lake.fail("s", "base", {"batch_size": 1}, 3)
+    lake.add("s", "new", NOISE)
+    lake.ingest()
+    lines = lake.compare("base", "new")[1].splitlines()
+    assert lines[1].strip() == "4 cycles (1 invalid left out, 3 failed, 2 replaced by newer runs)"
+    assert lines[3].strip() == "4 cycles (0 invalid, 0 failed)"
+    assert "5 cycles (1 invalid counted, 3 failed, " in lake.compare("base", "new", "--all")[1]
+    side = lake.json("base", "new")[0]["a"]
+    assert [side[name] for name in ("n_cycles", "n_failed", "n_invalid", "n_superseded")] == [4, 3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("environment", "confounded"),
+    [
+        ({"gpu_names": None, "gpu_uuids": None, "device": None}, True),
+        ({"gpu_names": None, "gpu_uuids": None, "device": "NVIDIA H100"}, True),
+        ({"gpu_names": ["H100"], "gpu_uuids": None, "device": "cpu"}, True),
+        ({"gpu_names": None, "gpu_uuids": None, "device": "cpu"}, False),
+        ({"gpu_names": [], "gpu_uuids": [], "device": None}, False),
+    ],
+)
+def test_only_a_recorded_absence_of_gpus_is_none(environment: dict[str, Any], confounded: bool, lake: Lake) -> None:
+    for study in ("a", "b"):
+        lake.add(study, "base", NOISE, environment=environment)
+    lake.ingest()
+    code, text = lake.compare("a", "b", "--fail-if", "total_energy_j > +50%", "--strict-gate")
+    assert code == (3 if confounded else 0)
+    assert ("GPU confounded: the GPUs are not recorded" in text) is confounded
+
+
+def test_without_an_environment_the_gpus_are_not_recorded(lake: Lake) -> None:
+    for study in ("a", "b"):
+        lake.add(study, "base", NOISE, environment_snapshot=None)
+    lake.ingest()
+    code, text = lake.compare("a", "b", "--fail-if", "total_energy_j > +50%", "--strict-gate")
+    assert (code, "GPU confounded: the GPUs are not recorded" in text) == (3, True)
+
+
+def test_no_name_reaches_the_terminal_raw_or_at_length(lake: Lake) -> None:
+    evil = "\x1b]0;owned\x07" + "x" * 100_000
+    for study in (evil, f"{evil}2"):
+        lake.add(study, "new", NOISE, {"batch_size": 1})
+        lake.add(study, evil, NOISE, {"batch_size": 2})
+    edit_json(lake.last / "result.json", effective_config={"backend": "stub", evil: 1})
+    lake.ingest()
+    gate = ("--fail-if", "total_energy_j > 1%")
+    for arguments in (
+        ("batch_size=1", "batch_size=2", *gate),
+        ("batch_size=1", "batch_size=3"),
+        ("batch_size=1", "model=none"),
+        ("experiment=new", "nothing"),
+        ("experiment=new", evil),
+        ("new", f"experiment={evil}"),
+        ("new", f"config.{evil.replace(chr(27), '').replace(';', '')}=1"),
+        ("new", "new", "--study", "no"),
+        ("new", "new", "--fail-if", evil),
+        ("new", "new", "--metric", evil),
+    ):
+        text = lake.compare(*arguments)[1]
+        assert "\x1b" not in text, arguments
+        assert "\x07" not in text, arguments
+        assert max(map(len, text.splitlines())) < 4000, arguments
+
+
+def test_other_prompts_are_said(lake: Lake) -> None:
+    lake.add("a", "base", NOISE, prompts_sha256="1" * 64)
+    lake.add("b", "base", NOISE, prompts_sha256="2" * 64)
+    lake.add("c", "base", NOISE, prompts_sha256="2" * 64)
+    lake.add("d", "base", NOISE, prompts_sha256=None)
+    lake.ingest()
+    assert "different_prompts: " in lake.compare("a", "b")[1]
+    assert "different_prompts" not in lake.compare("b", "c")[1] + lake.compare("b", "d")[1]
+    found = [lake.json(a, b)[0]["different_prompts"] for a, b in (("a", "b"), ("b", "c"), ("b", "d"))]
+    assert found == [True, False, None]
 
 
 def test_other_output_lengths_are_said(lake: Lake) -> None:

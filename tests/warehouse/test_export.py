@@ -219,6 +219,21 @@ class TestOfALake:
         studies = ds.dataset(lake / "samples", partitioning="hive").to_table(columns=["study"])["study"].to_pylist()
         assert {study: studies.count(study) for study in studies} == dict.fromkeys(STUDIES, 40)
 
+    @pytest.mark.parametrize("study", ["x" * 300, "ü" * 300, "😀" * 249])
+    def test_a_study_whose_name_is_too_long_for_a_folder_gets_a_shorter_one(
+        self, study: str, root: Path, db: Path, tmp_path: Path
+    ) -> None:
+        for number, name in enumerate((study, f"{study}y", "short"), start=1):
+            save(root, make_result(number, study=name))
+        assert warehouse("ingest", root, db=db) == 0
+        assert warehouse("export", "-o", tmp_path / "lake", db=db) == 0
+        assert warehouse("export", "-o", tmp_path / "one", "--study", study, db=db) == 0
+        whole = json.loads((tmp_path / "lake" / MANIFEST).read_text())["shortened_names"]
+        found = {name for (name,) in read_lake(tmp_path / "lake", "SELECT study FROM {runs}")}
+        assert {whole.get(name, name) for name in found} == {study, f"{study}y", "short"}
+        assert all(name.startswith(study[:16]) for name in whole)
+        assert read_lake(tmp_path / "lake", "SELECT count(DISTINCT study) FROM {intervals}") == [(3,)]
+
     def test_all_types_are_known_to_spark_and_trino(self, kept: Path, tmp_path: Path) -> None:
         assert warehouse("export", "-o", tmp_path / "lake", "--all", db=kept) == 0
         known = {"int32", "int64", "double", "bool", "string", "timestamp[us, tz=UTC]"}

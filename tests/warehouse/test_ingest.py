@@ -140,7 +140,8 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "other version": (lambda d: edit_json(d / "result.json", schema_version="3.0"), "schema version 3.0"),
     "path in timeseries": (lambda d: edit_json(d / "result.json", timeseries="../../etc/passwd"), "not a path"),
     "wrong type": (lambda d: edit_json(d / "result.json", total_tokens="many"), "total_tokens"),
-    "number too large": (lambda d: edit_json(d / "result.json", total_tokens=10**25), "does not fit the tables"),
+    "number too large": (lambda d: edit_json(d / "result.json", total_tokens=10**25), "cannot have been measured"),
+    "number too large for its column": (lambda d: edit_json(d / "result.json", cycle=2**40), "does not fit the tables"),
     "damaged requests": (_corrupt_requests, "requests.parquet is damaged"),
     "repeated request": (_repeat_a_request, "the same process_index and request_index"),
     "column missing": (_drop_a_column, "ttft_ms"),
@@ -247,7 +248,7 @@ def test_more_directories_than_a_batch_all_land(root: Path, db: Path, monkeypatc
 def test_a_root_that_is_not_there_takes_nothing(root: Path, db: Path) -> None:
     save(root, make_result())
     with pytest.raises(WarehouseError, match="does not exist") as caught:
-        ingest([root, root / "nowhere"], db)
+        ingest([root / "nowhere"], db)
     assert caught.value.exit_code == 2
     assert not db.exists()
 

@@ -326,11 +326,13 @@ def test_a_directory_that_becomes_a_copy_gives_up_what_it_held(
     assert_as_fresh(root, db, tmp_path)
 
 
-@pytest.mark.parametrize("energy_j", [1e308, 1e-300])
+@pytest.mark.parametrize(
+    "figure", [{"total_energy_j": 1e308}, {"total_energy_j": 1e-300}, {"output_tokens": -5}, {"total_tokens": 10**30}]
+)
 def test_a_figure_that_nobody_can_have_measured_is_refused(
-    root: Path, db: Path, three: list[Path], energy_j: float
+    root: Path, db: Path, three: list[Path], figure: dict[str, float]
 ) -> None:
-    save(root, make_result(4, study="s", energy_j=energy_j))
+    edit_json(save(root, make_result(4, study="s")) / "result.json", **figure)
     assert ingest([root], db) == Summary(new=3, quarantined=1)
     assert "which cannot have been measured" in rows(db, "SELECT reason FROM quarantine")[0][0]
 
@@ -346,3 +348,19 @@ def test_an_empty_folder_is_not_pruned(root: Path, db: Path, three: list[Path]) 
     assert ingest([root.parent], db, prune=False) == Summary(gone=3)
     save(root.parent / "other", make_result(9))
     assert ingest([root.parent], db, prune=True) == Summary(new=1, pruned=3)
+
+
+def test_a_folder_in_the_place_of_a_result_is_told_of(root: Path, db: Path) -> None:
+    (root / "odd" / "result.json").mkdir(parents=True)
+    assert ingest([root], db) == Summary(quarantined=1)
+    assert "is not a plain file" in rows(db, "SELECT reason FROM quarantine")[0][0]
+
+
+def test_a_root_that_cannot_be_read_does_not_stop_the_others(root: Path, db: Path, three: list[Path]) -> None:
+    said: list[str] = []
+    with pytest.raises(WarehouseError, match="nowhere does not exist"):
+        ingest(["nowhere", root], db, report=said.append)
+    assert said == [f"of the other roots: {Summary(new=3)}"]
+    assert rows(db, "SELECT count(*) FROM experiments") == [(3,)]
+    with pytest.raises(WarehouseError, match="is empty"):
+        ingest([""], db)

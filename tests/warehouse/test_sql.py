@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import duckdb
@@ -14,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.warehouse.results import make_result, save, warehouse
-from warehouse.query import streamed
+from warehouse.calls import StillRunning
+from warehouse.query import run_query, streamed
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +143,64 @@ def test_a_runaway_query_is_stopped_and_leaves_no_file(
     assert warehouse("sql", query, "--format", style, *output, "--time-limit", "0.2", db=kept) == 1
     assert "--time-limit" in the_line(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+ONE_LONG_CALL = "SELECT levenshtein(repeat('a', 1000000 + range::INTEGER), repeat('b', 1000000)) FROM range(1)"
+"""Takes an hour, and DuckDB looks for an interruption before and after only."""
+LATE_LONG_CALL = """
+SELECT CASE WHEN range < 30000 THEN range ELSE levenshtein(repeat('a', 900000 + range::INTEGER), repeat('b', 900000))
+END AS n FROM range(30001)
+"""
+
+
+def started(query: str, *arguments: str | Path, db: Path, scratch: Path) -> subprocess.Popen[str]:
+    scratch.mkdir()
+    command = [sys.executable, "-m", "warehouse.cli", "sql", query, *map(str, arguments), "--db", str(db)]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize("query", [ONE_LONG_CALL, LATE_LONG_CALL], ids=["at once", "half-way"])
+@pytest.mark.parametrize("style", ["csv", "parquet"])
+def test_the_time_limit_holds_within_a_single_call_too(query: str, style: str, kept: Path, tmp_path: Path) -> None:
+    target = tmp_path / f"answer.{style}"
+    target.write_text("old")
+    scratch = tmp_path / "scratch"
+    with started(query, "-o", target, "--time-limit", "1", db=kept, scratch=scratch) as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "")
+    (line,) = errors.splitlines()
+    assert "longer than 1 s and was stopped" in line
+    assert target.read_text() == "old"
+    assert sorted(tmp_path.rglob("*")) == [target, scratch]
+    duckdb.connect(str(kept)).close()  # to write, so that nobody else may have it
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_control_c_ends_a_single_call_too(times: int, kept: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with started(ONE_LONG_CALL, "--time-limit", "600", db=kept, scratch=scratch) as process:
+        while not list(scratch.glob("warehouse-scratch-*")):
+            time.sleep(0.01)
+        time.sleep(1)  # until it is at it
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "")
+    assert [line for line in errors.splitlines() if line] == ["warehouse: interrupted."]
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_caller_of_a_query_that_cannot_be_stopped_gets_an_error(kept: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "w.duckdb"  # it stays open
+    copy.write_bytes(kept.read_bytes())
+    query = ONE_LONG_CALL.replace("1000000", "50000")  # some seconds
+    before = set(threading.enumerate())
+    with pytest.raises(StillRunning, match="was stopped"):
+        run_query(copy, query, time_limit_s=0.1)
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def _aggregate_all(repository: FileSystemRepository, force: bool) -> int:
             n_failed += 1
             click.echo(f"warehouse: {printable(_why(error))}", err=True)
     if not contents.raw:
-        click.echo(f"{repository.base_path} has no leftover raw results")
+        click.echo(f"{printable(repository.base_path)} has no leftover raw results")
     return 1 if n_failed or contents.problems else 0
 
 
@@ -70,7 +70,7 @@ def _why(error: WarehouseError | OSError) -> str:
 
 
 def _tell(experiment_id: str, done: Aggregated) -> None:
-    directory = printable(done.directory)
+    experiment_id, directory = printable(experiment_id), printable(done.directory)
     if not done.is_new:
         click.echo(f"{experiment_id} has been aggregated already: {directory}")
     elif done.lacks is None:

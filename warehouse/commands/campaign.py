@@ -16,6 +16,7 @@ from rich.text import Text
 from warehouse.bootstrap import expected_percentile_coverage
 from warehouse.campaign import MIXED, POOLED, CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
 from warehouse.commands import options
+from warehouse.commands.plain_text import clipped, printable
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse, WarehouseError
@@ -73,12 +74,12 @@ def command(
             n_simulated = 0 if include_all else count_simulated(connection, study)
             studies = known_studies(connection)
     except EmptyWarehouse as error:
-        click.echo(str(error))
+        click.echo(printable(error))
         return
     if study is not None and studies and study not in studies:
         raise WarehouseError(f"there is no study {study!r} in {database}; there are {', '.join(studies)}.", 2)
     if not groups and not n_simulated:
-        click.echo(str(EmptyWarehouse(database)))
+        click.echo(printable(EmptyWarehouse(database)))
         return
     if csv_file is not None:
         export_campaigns_to_csv(_FILE_COLUMNS, _file_rows(groups), csv_file)
@@ -110,7 +111,7 @@ def _print_group(console: Console, group: CampaignGroup, include_all: bool) -> N
     if group.largest_energy_bound is not None:
         console.print(Text(_bound(group.largest_energy_bound, group.n_bounds, group.n_cycles)))
     if group.warnings:
-        console.print(Text("warnings: " + ", ".join(f"{code} ({n})" for code, n in group.warnings.items())))
+        console.print(Text("warnings: " + ", ".join(f"{clipped(code)} ({n})" for code, n in group.warnings.items())))
     if not group.n_cycles:
         console.print()
         return
@@ -145,7 +146,7 @@ def _title(group: CampaignGroup) -> str:
         f"dtype {_known(group.dtype)}",
         f"config {group.measurement_config_hash[:8] if group.measurement_config_hash else NOT_MEASURED}",
     ]
-    return "  ".join(parts)
+    return "  ".join(map(clipped, parts))
 
 
 def _conditions(group: CampaignGroup) -> str:
@@ -168,7 +169,7 @@ def _conditions(group: CampaignGroup) -> str:
         parts.append(f"commit {group.model_commit[:8]}")
     if group.is_simulated:
         parts.append("simulated")
-    return "  ".join(parts)
+    return "  ".join(map(clipped, parts))
 
 
 def _counts(group: CampaignGroup, include_all: bool) -> str:

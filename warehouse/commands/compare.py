@@ -16,10 +16,10 @@ from rich.text import Text
 
 from warehouse.commands import options
 from warehouse.commands.standard_output import PipedConsole
-from warehouse.compare import Answer, Comparison, MetricComparison, compare
+from warehouse.compare import Comparison, MetricComparison, Sides, compare
 from warehouse.comparison.gate import MIN_CYCLES, Decision, exit_code, parse_condition
 from warehouse.comparison.ratio import POWER, Ratio
-from warehouse.comparison.selection import Campaign
+from warehouse.comparison.selection import Campaign, listed, shown
 from warehouse.database import reading
 
 NOT_MEASURED = "-"
@@ -85,7 +85,8 @@ def command(
     that differs in nothing but what A and B name.
 
     Cycles of one block on the same GPUs are compared in pairs, others as independent groups. Exit
-    code: 0, 1 if a --fail-if is met beyond doubt, 3 with --strict-gate if one is undecided.
+    code: 0, 1 if a --fail-if is met beyond doubt, 3 with --strict-gate if one is undecided, as it is
+    where a campaign of A has no counterpart in B.
     """
     conditions = [parse_condition(limit) for limit in limits]
     with reading(database, wait_s) as connection:
@@ -102,17 +103,16 @@ def command(
     if style == "json":
         click.echo(json.dumps(_as_json(found, confidence), indent=1, allow_nan=False, default=str))
     else:
-        _print(found, confidence)
-    decisions = [decision for one in found.comparisons for decision in one.decisions]
-    return exit_code(decisions, strict=strict_gate)
+        _print(found, confidence, include_all)
+    return exit_code(found.decisions, strict=strict_gate)
 
 
-def _print(found: Answer, confidence: float) -> None:
+def _print(found: Sides, confidence: float, include_all: bool) -> None:
     console = PipedConsole(highlight=False)
     if not console.is_terminal and not console.is_dumb_terminal and console.width == 80:
         console.width = _WIDTH_OF_A_FILE
     for one in found.comparisons:
-        for line in _heading(one):
+        for line in _heading(found, one, include_all):
             console.print(Text(line))
         _print_figures(console, one, confidence)
         for metric in one.metrics:
@@ -120,17 +120,20 @@ def _print(found: Answer, confidence: float) -> None:
         for decision in one.decisions:
             console.print(Text(_gate_line(decision)))
         console.print()
+    for decision in found.undecided:
+        console.print(Text(_gate_line(decision)))
     for note in _footnotes(found):
         console.print(Text(note))
 
 
-def _heading(one: Comparison) -> Iterator[str]:
-    yield f"A  {_title(one.a)}  {_cycles(one.n_a)}"
-    yield f"B  {_title(one.b)}  {_cycles(one.n_b)}"
+def _heading(found: Sides, one: Comparison, include_all: bool) -> Iterator[str]:
+    for side, campaign, n_cycles in (("A", one.a, one.n_a), ("B", one.b, one.n_b)):
+        yield f"{side}  {_title(campaign)}"
+        yield f"   {_counts(campaign, n_cycles, found.n_failed(campaign), include_all)}"
     if one.different:
-        rest = len(one.different) - _SHOWN_DIFFERENCES
-        more = f" and {rest} more" if rest > 0 else ""
-        yield f"they differ in {', '.join(one.different[:_SHOWN_DIFFERENCES])}{more}"
+        yield f"they differ in {listed(one.different, _SHOWN_DIFFERENCES)}"
+    if one.different_prompts:
+        yield "different_prompts: the prompts of A and B are not the same. They did not do the same work."
     if one.different_output_length:
         yield (
             f"different_output_length: {one.output_length_a:.1f} output tokens per request in A, "
@@ -141,12 +144,20 @@ def _heading(one: Comparison) -> Iterator[str]:
 def _title(campaign: Campaign) -> str:
     columns = campaign.columns
     parts = [campaign.id[:8]]
-    parts += [f"{name} {columns[name]}" for name in ("study", "experiment") if columns.get(name) is not None]
-    parts += [str(columns[name]) for name in ("backend", "model") if columns.get(name) is not None]
+    parts += [f"{name} {shown(columns[name])}" for name in ("study", "experiment") if columns.get(name) is not None]
+    parts += [shown(columns[name]) for name in ("backend", "model") if columns.get(name) is not None]
     parts += [f"batch {columns['batch_size']}"] if columns.get("batch_size") is not None else []
     count = columns.get("gpu_count")
-    parts.append(f"{columns.get('hardware')}{f' x{count}' if count else ''}")
+    parts.append(f"{shown(columns.get('hardware'))}{f' x{count}' if count else ''}")
     return "  ".join(parts)
+
+
+def _counts(campaign: Campaign, n_cycles: int, n_failed: int, include_all: bool) -> str:
+    """Cycles, and beside them what did not become one: five survivors are not five of five."""
+    n_invalid, n_superseded = (campaign.columns[name] for name in ("n_invalid", "n_superseded"))
+    invalid = f"{n_invalid} invalid{(' counted' if include_all else ' left out') if n_invalid else ''}"
+    notes = [invalid, f"{n_failed} failed"] + ([f"{n_superseded} replaced by newer runs"] if n_superseded else [])
+    return f"{_plural(n_cycles, 'cycle')} ({', '.join(notes)})"
 
 
 def _print_figures(console: Console, one: Comparison, confidence: float) -> None:
@@ -221,12 +232,11 @@ def _gate_line(decision: Decision) -> str:
     return f"gate: {decision.outcome}: {decision.condition.text}{at}{reason}"
 
 
-def _footnotes(found: Answer) -> Iterator[str]:
+def _footnotes(found: Sides) -> Iterator[str]:
     for side, alone in (("A", found.alone_a), ("B", found.alone_b)):
         if alone:
-            rest = len(alone) - _SHOWN_DIFFERENCES
-            labels = ", ".join(campaign.label() for campaign in alone[:_SHOWN_DIFFERENCES])
-            yield f"Without a counterpart, of {side}: {labels}{f' and {rest} more' if rest > 0 else ''}."
+            labels = listed([campaign.label() for campaign in alone], _SHOWN_DIFFERENCES)
+            yield f"Without a counterpart, of {side}: {labels}."
     ratios = [metric.ratio for one in found.comparisons for metric in one.metrics if metric.ratio is not None]
     if ratios:
         yield (
@@ -239,41 +249,47 @@ def _footnotes(found: Answer) -> Iterator[str]:
         yield f"Fewer than {MIN_CYCLES} pairs or cycles say little about the spread: run at least 5."
 
 
-def _as_json(found: Answer, confidence: float) -> dict[str, Any]:
+def _as_json(found: Sides, confidence: float) -> dict[str, Any]:
     return {
-        "comparisons": [_comparison_json(one, confidence) for one in found.comparisons],
+        "comparisons": [_comparison_json(found, one, confidence) for one in found.comparisons],
         "without_counterpart_a": [campaign.id for campaign in found.alone_a],
         "without_counterpart_b": [campaign.id for campaign in found.alone_b],
+        "gate_without_counterpart": [_decision_json(decision) for decision in found.undecided],
     }
 
 
-def _comparison_json(one: Comparison, confidence: float) -> dict[str, Any]:
+def _comparison_json(found: Sides, one: Comparison, confidence: float) -> dict[str, Any]:
     return {
-        "a": _side(one.a, one.n_a, one.output_length_a),
-        "b": _side(one.b, one.n_b, one.output_length_b),
+        "a": _side(one.a, one.n_a, found.n_failed(one.a), one.output_length_a),
+        "b": _side(one.b, one.n_b, found.n_failed(one.b), one.output_length_b),
         "different": list(one.different),
+        "different_prompts": one.different_prompts,
         "different_output_length": one.different_output_length,
         "metrics": [_metric_json(metric, confidence) for metric in one.metrics],
-        "gate": [
-            {
-                "condition": decision.condition.text,
-                "outcome": decision.outcome,
-                "reason": decision.reason,
-                "confidence": decision.confidence,
-                "lower": _finite(decision.interval[0]) if decision.interval else None,
-                "upper": _finite(decision.interval[1]) if decision.interval else None,
-            }
-            for decision in one.decisions
-        ],
+        "gate": [_decision_json(decision) for decision in one.decisions],
     }
 
 
-def _side(campaign: Campaign, n_cycles: int, output_length: float | None) -> dict[str, Any]:
+def _decision_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "condition": decision.condition.text,
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "confidence": decision.confidence,
+        "lower": _finite(decision.interval[0]) if decision.interval else None,
+        "upper": _finite(decision.interval[1]) if decision.interval else None,
+    }
+
+
+def _side(campaign: Campaign, n_cycles: int, n_failed: int, output_length: float | None) -> dict[str, Any]:
     return {
         "campaign_id": campaign.id,
         **{name: campaign.columns.get(name) for name in ("study", "experiment", "measurement_config_hash", "backend")},
         "hardware": campaign.columns.get("hardware"),
         "n_cycles": n_cycles,
+        "n_failed": n_failed,
+        "n_invalid": campaign.columns.get("n_invalid"),
+        "n_superseded": campaign.columns.get("n_superseded"),
         "output_tokens_per_request": output_length,
     }
 
@@ -321,10 +337,6 @@ def _factor(value: float) -> str:
 
 def _number(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{value:,.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
-
-
-def _cycles(count: int) -> str:
-    return _plural(count, "cycle")
 
 
 def _plural(count: int, unit: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from warehouse.commands import options
+from warehouse.commands.plain_text import printable
 from warehouse.errors import WarehouseError
 from warehouse.lake import TABLES, Exported, export_lake, export_table
 
@@ -72,7 +73,7 @@ def command(
 
 
 def _summary(target: Path, exported: Exported) -> str:
-    text = f"{target}: " + ", ".join(f"{n} {table.replace('_', ' ')}" for table, n in exported.rows.items())
+    text = f"{printable(target)}: " + ", ".join(f"{n} {table.replace('_', ' ')}" for table, n in exported.rows.items())
     if exported.left_out:
         runs = "1 run" if exported.left_out == 1 else f"{exported.left_out} runs"
         text += f" ({runs} left out: invalid, simulated or replaced; --all has them)"

@@ -9,7 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from warehouse.commands import options
+from warehouse.commands.plain_text import clipped, printable
 from warehouse.ingest import ingest
+
+_LONGEST_LINE = 2000
 
 
 @click.command("ingest")
@@ -32,8 +35,8 @@ def command(roots: tuple[str, ...], database: Path, wait_s: float, prune: bool) 
             roots,
             database,
             wait_s,
-            report=lambda line: console.print(line, markup=False),
+            report=lambda line: console.print(clipped(line, _LONGEST_LINE), markup=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             prune=prune,
         )
-    click.echo(f"{database}: {summary}")
+    click.echo(f"{printable(database)}: {summary}")

@@ -58,9 +58,9 @@ def _upgrade(database: Path, wait_s: float) -> None:
     if found is None:
         raise EmptyWarehouse(database)
     if found == SCHEMA_VERSION:
-        click.echo(f"{database}: up to date (version {SCHEMA_VERSION})")
+        click.echo(f"{printable(database)}: up to date (version {SCHEMA_VERSION})")
     else:
-        click.echo(f"{database}: version {found} became version {SCHEMA_VERSION}")
+        click.echo(f"{printable(database)}: version {found} became version {SCHEMA_VERSION}")
 
 
 def _relations(database: Path, wait_s: float) -> list[Relation]:
@@ -88,7 +88,7 @@ def _print_tables(relations: Sequence[Relation]) -> None:
         console.width = _WIDTH_OF_A_FILE
     for relation in relations:
         parameters = f"({', '.join(relation.parameters)})" if relation.kind == "macro" else ""
-        console.print(Text(f"{relation.kind} {relation.name}{parameters}", style="bold"), soft_wrap=True)
+        console.print(Text(printable(f"{relation.kind} {relation.name}{parameters}"), style="bold"), soft_wrap=True)
         if relation.comment:
             console.print(Text(printable(relation.comment)))
         if relation.columns:
@@ -97,7 +97,9 @@ def _print_tables(relations: Sequence[Relation]) -> None:
             table.add_column("type", overflow="fold")
             table.add_column("what it is", overflow="fold")
             for column in relation.columns:
-                table.add_row(Text(printable(column.name)), Text(column.type), Text(printable(column.comment or "")))
+                table.add_row(
+                    Text(printable(column.name)), Text(printable(column.type)), Text(printable(column.comment or ""))
+                )
             console.print(table)
         else:
             console.print()

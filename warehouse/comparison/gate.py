@@ -15,7 +15,7 @@ MIN_CYCLES = 3
 """Fewer pairs (of independent groups: fewer cycles on a side) decide nothing."""
 
 _MOST_PERCENT = 100_000.0
-"""A thousandfold: who means more has made a slip, and the largest double's limit nothing would ever meet."""
+"""A thousandfold: beyond that it is a slip, and a limit that no double holds would let everything pass."""
 
 Outcome = Literal["regressed", "within", "inconclusive"]
 
@@ -73,7 +73,9 @@ def parse_condition(text: str) -> Condition:
         raise WarehouseError(f"--fail-if {quoted(text)}: give at most {_MOST_PERCENT:.0f} %.", 2)
     limit = 1.0 + percent / 100.0
     if limit <= 0:
-        raise WarehouseError(f"--fail-if {quoted(text)}: nothing can fall by 100 % or more. Give a smaller percentage.", 2)
+        raise WarehouseError(
+            f"--fail-if {quoted(text)}: nothing can fall by 100 % or more. Give a smaller percentage.", 2
+        )
     return Condition(found["metric"], found["sign"] == ">", limit, shown(" ".join(text.split())))
 
 

@@ -37,7 +37,7 @@ _BARE = ("campaign_id", "study", "experiment", "backend", "measurement_config_ha
 _HEX = re.compile(r"[0-9a-f]{6,16}")
 _TERM = re.compile(r"(?P<name>[A-Za-z_][\w.]*)=(?P<value>.*)", re.DOTALL)
 _SHOWN = 4
-_LONGEST = 60
+_LONGEST = 80
 """Characters of a name that are shown."""
 
 Settings = Mapping[str, Any]
@@ -153,10 +153,10 @@ def known_names(campaigns: Sequence[Campaign]) -> str:
     return "; ".join(parts) or "no campaigns"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = _SHOWN) -> str:
     """The first few, as they may be shown."""
-    rest = len(names) - _SHOWN
-    return ", ".join(map(shown, names[:_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - most
+    return ", ".join(map(shown, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def shown(text: object) -> str:

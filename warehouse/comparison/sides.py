@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,17 @@ from warehouse.errors import WarehouseError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-Failures = Mapping[tuple[str | None, str | None], int]
-"""Jobs that failed and have no result, by study and configuration hash; a failure does not say what it ran on."""
+
+@dataclass(frozen=True)
+class Lost:
+    """Jobs of one configuration in one study without a result that counts; a failure does not say what it ran on."""
+
+    n_failed: int = 0
+    n_invalid: int = 0
+
+
+Losses = Mapping[tuple[str | None, str | None], Lost]
+"""By study and configuration hash; what has lost nothing is not in it."""
 
 
 def select_both(
@@ -58,12 +66,20 @@ def select_both(
     return found[0], found[1]
 
 
-def standing_failures(connection: DuckDBPyConnection) -> Failures:
-    """How many jobs failed."""
+def losses(connection: DuckDBPyConnection) -> Losses:
+    """Everywhere, on GPUs that are not simulated."""
     rows = connection.execute(
-        "SELECT study, measurement_config_hash, count(*) FROM standing_failures GROUP BY ALL"
+        """
+        SELECT study, measurement_config_hash, sum(n_failed)::INTEGER, sum(n_invalid)::INTEGER
+        FROM (
+            SELECT study, measurement_config_hash, 1 AS n_failed, 0 AS n_invalid FROM standing_failures
+            UNION ALL
+            SELECT study, measurement_config_hash, 0, n_invalid FROM campaign_groups WHERE NOT is_simulated
+        )
+        GROUP BY study, measurement_config_hash
+        """
     ).fetchall()
-    return defaultdict(int, {(study, config_hash): count for study, config_hash, count in rows})
+    return {(study, config_hash): Lost(*counts) for study, config_hash, *counts in rows if any(counts)}
 
 
 def _counts(campaign: Campaign) -> bool:

@@ -31,6 +31,8 @@ CONDITIONS = (
 
 _LEAST, _MOST = 1e-60, 1e60
 """Of figures that are not 0; ratios of two and their squares are then finite."""
+_MOST_COUNTED = 2**63 - 1
+_NEVER_NEGATIVE = ("_tokens", "_prompts", "_samples", "_sec", "passes")
 _ASKED = ("max_output_tokens", "ignore_eos")
 # Columns that are called as their field is.
 _RESULT_FIELDS = [
@@ -154,8 +156,12 @@ def result_rows(result: ExperimentResult, document: Row, unknown: Row, directory
 def _require_measurable(row: Row) -> None:
     for name, value in row.items():
         for one in value if isinstance(value, list) else (value,):
-            if isinstance(one, int | float) and one and not _LEAST <= abs(one) <= _MOST:
-                raise ValueError(f"{name} is {one:.3g}, which cannot have been measured")
+            if not isinstance(one, int | float) or not one:
+                continue
+            least = _LEAST if isinstance(one, float) else 0
+            most = _MOST if isinstance(one, float) else _MOST_COUNTED
+            if not least <= abs(one) <= most or (one < 0 and name.endswith(_NEVER_NEGATIVE)):
+                raise ValueError(f"{name} is {one:.6g}, which cannot have been measured")
 
 
 def failure_rows(failure: JobFailure, directory: str) -> dict[str, list[Row]]:

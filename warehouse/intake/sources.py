@@ -85,22 +85,29 @@ class LocalSource:
     """A folder on this machine. Dot names, which are unfinished work, and links to directories are passed over."""
 
     def __init__(self, root: Path) -> None:
-        """
-        Raises:
-            WarehouseError: not a readable directory.
-        """
-        if not root.exists():
-            raise WarehouseError(f"{root} does not exist. Give the folder that the runner wrote its results to.", 2)
-        if not root.is_dir():
-            raise WarehouseError(f"{root} is not a directory. Give the folder that holds the result directories.", 2)
-        if not os.access(root, os.R_OK | os.X_OK):
-            raise WarehouseError(f"{root} cannot be read (permission denied). Correct its permissions.", 2)
         self.root = root.resolve()
         self.address = storable(str(self.root))
         self.within: Path | None = self.root
         self._paths: dict[str, str] = {}
         """Of names that are not their own path, because the path is not UTF-8."""
         self.unreadable: list[str] = []
+
+    @classmethod
+    def open(cls, address: str) -> LocalSource:
+        """
+        Raises:
+            WarehouseError: not a readable directory.
+        """
+        root = Path(address)
+        if not address:
+            raise WarehouseError("the name of the folder is empty. Give the folder that the runner wrote to.", 2)
+        if not root.exists():
+            raise WarehouseError(f"{root} does not exist. Give the folder that the runner wrote its results to.", 2)
+        if not root.is_dir():
+            raise WarehouseError(f"{root} is not a directory. Give the folder that holds the result directories.", 2)
+        if not os.access(root, os.R_OK | os.X_OK):
+            raise WarehouseError(f"{root} cannot be read (permission denied). Correct its permissions.", 2)
+        return cls(root)
 
     def scan(self, known: Mapping[str, str]) -> Iterator[Candidate]:
         yield from self._scan(str(self.root), known)
@@ -129,7 +136,8 @@ class LocalSource:
         except OSError as error:
             self.unreadable.append(f"{storable(folder)} cannot be read ({error.strerror}); it is passed over")
             return
-        names = {name for name, is_folder in found if not is_folder}
+        # A folder in the place of a document is not looked into but told of.
+        names = {name for name, is_folder in found if not is_folder or name in _MARKS}
         folders = [name for name, is_folder in found if is_folder and not name.startswith(".")]
         if names & _MARKS or (not folders and names & _SIDECARS):
             yield self._candidate(folder, [name for name in READ if name in names])

@@ -64,7 +64,7 @@ SELECT
     CASE WHEN isfinite(drift.slope) THEN drift.slope END AS slope_per_hour,
     drift.last / nullif(drift.first, 0) - 1 AS relative_change,
     -- Two points are always on a line.
-    CASE WHEN drift.n_samples > 2 AND isfinite(drift.correlation) THEN drift.correlation END AS correlation
+    CASE WHEN drift.n_samples > 2 AND isfinite(drift.correlation) THEN greatest(-1, least(1, drift.correlation)) END AS correlation
 FROM (
     SELECT by_campaign.*, study, experiment, backend, hardware, unnest(drifts) AS drift
     FROM by_campaign

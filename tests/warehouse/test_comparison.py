@@ -1,0 +1,139 @@
+"""The statistics of a comparison and the gate: ratios, intervals, conditions and decisions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from tests.bench.statistics import false_alarms
+from warehouse.comparison.gate import Decision, decide, exit_code, gate_confidence, parse_condition
+from warehouse.comparison.ratio import Ratio, paired_ratio, welch_ratio
+from warehouse.errors import WarehouseError
+
+A = [10.0, 11.0, 10.4, 10.9]
+B = [9.1, 9.9, 9.6, 9.5]
+
+
+def test_paired_is_student_t_on_log_ratios() -> None:
+    ratio = paired_ratio(A, B)
+    expected = scipy.stats.ttest_rel(np.log(B), np.log(A)).confidence_interval(0.95)
+    assert ratio.interval() == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
+    assert ratio.value == pytest.approx(scipy.stats.gmean(B) / scipy.stats.gmean(A))
+    assert (ratio.method, ratio.n) == ("paired", 4)
+
+
+def test_welch_allows_unequal_spreads_and_numbers() -> None:
+    b = [8.0, 9.9, 12.0]
+    expected = scipy.stats.ttest_ind(np.log(b), np.log(A), equal_var=False).confidence_interval(0.9)
+    ratio = welch_ratio(A, b)
+    assert ratio.interval(0.9) == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
+    assert (ratio.method, ratio.n_a, ratio.n_b, ratio.n) == ("welch", 4, 3, 3)
+
+
+def test_ratio_of_b_to_a_is_the_inverse_of_a_to_b() -> None:
+    there, back = welch_ratio(A, B).interval() or (0, 0), welch_ratio(B, A).interval() or (0, 0)
+    assert there == pytest.approx((1 / back[1], 1 / back[0]))
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_smallest_detectable_difference_is_shown_in_four_of_five_cases(n: int) -> None:
+    """With the spread known, as the estimate takes it to be."""
+    spread = 0.02
+    rise = Ratio("paired", n, n, 0.0, spread / math.sqrt(n), n - 1.0).detectable()
+    assert rise is not None
+    draw, shown = np.random.default_rng(n), 0
+    for _ in range(2000):
+        b = (1 + rise) * np.exp(draw.normal(0, spread, size=n))
+        lower, _upper = paired_ratio([1.0] * n, list(b)).interval() or (0, 0)
+        shown += lower > 1
+    assert shown / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_constant_samples_give_an_interval_without_width() -> None:
+    for ratio in (paired_ratio([2.0] * 3, [3.0] * 3), welch_ratio([2.0] * 3, [3.0] * 3)):
+        assert ratio.interval() == (ratio.value, ratio.value)
+        assert ratio.value == pytest.approx(1.5)
+        assert ratio.detectable() == 0.0
+    assert welch_ratio([2.0] * 3, [1.0, 2.0, 4.0]).interval() is not None
+
+
+def test_two_wild_cycles_do_not_overflow() -> None:
+    lower, upper = paired_ratio([1e-300, 1e300], [1e300, 1e-300]).interval() or (1, 1)
+    assert (lower, upper) == (0.0, math.inf)
+    assert paired_ratio([1.0], [2.0]).interval() is None
+    assert welch_ratio([1.0], [2.0, 3.0]).interval() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "rising", "limit"),
+    [
+        ("energy_per_output_token_j > +3%", True, 1.03),
+        (" ttft_p95_ms>10.5 % ", True, 1.105),
+        ("output_tokens_per_second < -3%", False, 0.97),
+        ("total_energy_j > -2%", True, 0.98),
+    ],
+)
+def test_condition_says_what_is_worse_and_by_how_much(text: str, rising: bool, limit: float) -> None:
+    condition = parse_condition(text)
+    assert condition.rising is rising
+    assert condition.limit == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("text", ["", "energy", "energy > 3", "energy >= 3%", "energy = 3%", "3% > energy", "a > 3% x"])
+def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(WarehouseError, match=r"is not a condition.*energy_per_output_token_j > \+3%") as raised:
+        parse_condition(text)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("percent", ["9" * 400, "100001", "1000000"])
+def test_a_limit_that_nothing_could_reach_is_refused_in_a_short_line(percent: str) -> None:
+    with pytest.raises(WarehouseError, match="give at most 100000 %") as raised:
+        parse_condition(f"energy > {percent}%")
+    assert raised.value.exit_code == 2
+    assert len(str(raised.value)) < 200
+    assert parse_condition("energy > 100000%").limit == 1001.0
+
+
+def test_nothing_can_fall_by_all_of_itself() -> None:
+    with pytest.raises(WarehouseError, match="100 % or more"):
+        parse_condition("energy < -100%")
+
+
+def judged(condition: str, log_ratio: float, error: float, n: int = 5, confounded: str | None = None) -> Decision:
+    ratio = Ratio("paired", n, n, log_ratio, error, n - 1.0)
+    return decide(parse_condition(condition), ratio, confounded, 0.95)
+
+
+def test_gate_has_three_answers() -> None:
+    assert judged("x > +3%", 0.10, 0.01).outcome == "regressed"
+    assert judged("x > +3%", 0.00, 0.005).outcome == "within"
+    assert judged("x > +3%", 0.03, 0.01).outcome == "inconclusive"
+    assert judged("x < -3%", -0.10, 0.01).outcome == "regressed"
+    assert judged("x < -3%", 0.10, 0.01).outcome == "within"
+
+
+def test_confounded_never_passes_but_can_fail() -> None:
+    assert judged("x > +3%", 0.0, 0.005, confounded="GPU confounded").outcome == "inconclusive"
+    assert judged("x > +3%", 0.1, 0.005, confounded="GPU confounded").outcome == "regressed"
+
+
+def test_fewer_than_three_pairs_decide_nothing() -> None:
+    for log_ratio in (0.0, 0.5):
+        decision = judged("x > +3%", log_ratio, 1e-9, n=2)
+        assert (decision.outcome, decision.reason) == ("inconclusive", "2 pairs; at least 3 are needed")
+
+
+def test_many_conditions_share_the_chance_of_a_false_alarm() -> None:
+    assert gate_confidence(3) == pytest.approx(1 - 0.05 / 3)
+    assert false_alarms("paired", 3) <= 0.06
+    assert false_alarms("welch", 3) <= 0.06
+
+
+def test_exit_code_is_that_of_the_worst_answer() -> None:
+    bad, good, open_ = judged("x > +3%", 0.1, 0.01), judged("x > +3%", 0, 0.001), judged("x > +3%", 0.03, 0.01)
+    assert [exit_code([good, *more], strict=False) for more in ([], [open_], [open_, bad])] == [0, 0, 1]
+    assert [exit_code([good, *more], strict=True) for more in ([], [open_], [open_, bad])] == [0, 3, 1]

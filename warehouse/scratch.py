@@ -1,0 +1,44 @@
+"""Folders for what does not fit into memory. One that a killed process left goes when the next is made."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "warehouse-scratch-"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder among the temporary ones, which goes with the block."""
+    _remove_orphans()
+    # It gets its name when it is locked, so that nobody takes it for an orphan before.
+    made = Path(tempfile.mkdtemp(prefix=".warehouse-new-"))
+    folder = made.with_name(_PREFIX + made.name.rpartition("-")[2])
+    descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # then this file system locks nothing, and nobody can find it unlocked
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        made.rename(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_orphans() -> None:
+    """Folders that nobody holds a lock on. Unlike a process id, a lock means the same in every container."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(descriptor).st_uid == os.getuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
