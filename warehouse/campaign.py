@@ -35,7 +35,7 @@ POOLED = tuple(name for name in CONDITIONS if name not in ("measurement_config_h
 """Conditions that may be merged on request; different work, or simulated energy, never is."""
 
 _LATENCIES = ("ttft_mean_ms", "itl_mean_ms")
-_SETTINGS = ("backend", "model", "dtype", "batch_size")
+_SETTINGS = ("experiment", "backend", "model", "dtype", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class CampaignGroup:
     dtype: str | None
     batch_size: int | None
     n_failed: int
+    experiment: str | None = None
     hardware: str | None = None
     gpu_count: int | str | None = None
     image: str | None = None
@@ -297,7 +298,7 @@ def _failures(
     rows = connection.execute(
         f"""
         SELECT {own}, measurement_config_hash, any_value(backend), any_value(model), any_value(dtype),
-            any_value(batch_size), count(*)
+            any_value(batch_size), count(*), any_value(experiment)
         FROM failures
         WHERE ($study IS NULL OR study = $study) AND experiment_id NOT IN (SELECT experiment_id FROM experiments)
         GROUP BY {"study, " if by_study else ""}measurement_config_hash
@@ -311,6 +312,16 @@ def _key(group: CampaignGroup, by_study: bool) -> tuple[str | None, str | None]:
     return group.study if by_study else None, group.measurement_config_hash
 
 
-def _order(group: CampaignGroup) -> tuple[str, ...]:
-    parts = (group.study, group.backend, group.model, group.measurement_config_hash, group.hardware, group.image)
-    return tuple(part or "" for part in parts)
+def _order(group: CampaignGroup) -> tuple[tuple[int, str], ...]:
+    """Numbers by their size: batch 4 before batch 16."""
+    parts = (
+        group.study,
+        group.backend,
+        group.model,
+        group.batch_size,
+        group.experiment,
+        group.measurement_config_hash,
+        group.hardware,
+        group.image,
+    )
+    return tuple((part, "") if isinstance(part, int) else (0, part or "") for part in parts)

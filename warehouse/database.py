@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,6 +33,8 @@ MEMORY_LIMIT = "2GB"
 WRITER_MEMORY_LIMIT = "600MB"
 """Of each staging connection; ingest has two."""
 _MOST_SPILLED = "16GB"
+_ROOM_BYTES = 4 * 2**20
+"""Free space below which a disk counts as full."""
 _GIVES_WAY_S = 5.0
 """How long a reader lets a writer that waits go first (s), but at most half of its own patience.
 
@@ -80,7 +83,7 @@ def attached(connection: DuckDBPyConnection, path: Path, wait_s: float) -> Itera
         yield
         connection.commit()
     except duckdb.OperationalError as error:
-        raise WarehouseError(f"{path} cannot be written: {_first_line(error)}") from None
+        raise cannot_be_written(path, error) from None
     finally:
         _let_go(connection, path)
 
@@ -257,7 +260,7 @@ def _let_go(connection: DuckDBPyConnection, path: Path) -> None:
         connection.execute("USE memory")
         connection.execute("DETACH warehouse")
     except duckdb.Error as error:
-        raise WarehouseError(f"{path} cannot be written: {_first_line(error)}") from None
+        raise cannot_be_written(path, error) from None
 
 
 def _refuse_other_formats(path: Path) -> None:
@@ -335,6 +338,13 @@ def _version(connection: DuckDBPyConnection, path: Path) -> int | None:
             2,
         )
     return found[0]
+
+
+def cannot_be_written(path: Path, error: Exception) -> WarehouseError:
+    """In words that say what to do; DuckDB names a full disk in many ways, or not at all."""
+    if "No space left" in str(error) or shutil.disk_usage(path.absolute().parent).free < _ROOM_BYTES:
+        return WarehouseError(f"the disk of {path} is full. Make room and try again; what was stored before is kept.")
+    return WarehouseError(f"{path} cannot be written: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from duckdb import DuckDBPyConnection
 from pydantic_core import to_json
 
 from warehouse.campaign import known_studies
-from warehouse.database import exporting
+from warehouse.database import cannot_be_written, exporting
 from warehouse.errors import WarehouseError
 from warehouse.export import FORMULA_STARTS, scratch_beside
 from warehouse.schema import SCHEMA_VERSION
@@ -206,7 +206,7 @@ def _scratch(place: Path, target: Path) -> Iterator[Path]:
     try:
         yield scratch
     except duckdb.Error as error:
-        raise WarehouseError(f"{target} cannot be written: {str(error).splitlines()[0]}") from None
+        raise cannot_be_written(target, error) from None
     except RuntimeError as error:
         if str(error) == "Query interrupted":  # DuckDB's word for Ctrl-C
             raise KeyboardInterrupt from None

@@ -111,7 +111,7 @@ def test_a_name_without_end_is_clipped(root: Path, db: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert warehouse("campaign", db=db) == 0
     shown = capsys.readouterr().out
-    assert "aaa ... aaa" in shown
+    assert "aaa ... aaa" in " ".join(shown.split())
     assert len(shown) < 3000
     assert warehouse("campaign", "--study", "b", db=db) == 2
     line = the_line(capsys)

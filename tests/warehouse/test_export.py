@@ -219,7 +219,7 @@ class TestOfALake:
         studies = ds.dataset(lake / "samples", partitioning="hive").to_table(columns=["study"])["study"].to_pylist()
         assert {study: studies.count(study) for study in studies} == dict.fromkeys(STUDIES, 40)
 
-    @pytest.mark.parametrize("study", ["x" * 300, "ü" * 300, "😀" * 249])
+    @pytest.mark.parametrize("study", ["x" * 300, "ü" * 300, "😀" * 249], ids=["ascii", "two bytes", "four bytes"])
     def test_a_study_whose_name_is_too_long_for_a_folder_gets_a_shorter_one(
         self, study: str, root: Path, db: Path, tmp_path: Path
     ) -> None:

@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from tests.warehouse.results import make_result, save, warehouse
 from warehouse.database import reading, writing
-from warehouse.errors import WarehouseError
 from warehouse.query import run_query
 from warehouse.scratch import scratch_folder
 

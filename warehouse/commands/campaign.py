@@ -140,6 +140,7 @@ def _print_stacked(console: Console, rows: Mapping[str, Sequence[str]]) -> None:
 
 def _title(group: CampaignGroup) -> str:
     parts = [
+        *([group.experiment] if group.experiment else []),
         group.backend or "unknown backend",
         group.model or "unknown model",
         f"batch {_known(group.batch_size)}",
@@ -261,6 +262,10 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[st
         yield "TTFT counts from the opening of the window, so waiting for a place in a batch is part of it."
     if any(group.largest_energy_bound is not None for group in groups):
         yield "The meter bound is the most that the meter may be off in a cycle; the intervals do not hold it."
+    if any(group.n_failed for group in groups):
+        yield 'Why jobs failed: warehouse sql "FROM failure_summary".'
+    if any(group.n_invalid for group in groups):
+        yield 'Why runs are invalid: warehouse sql "FROM invalid_runs".'
     if n_simulated:
         cycles = "1 cycle" if n_simulated == 1 else f"{n_simulated} cycles"
         yield f"{cycles} on simulated GPUs left out: simulated energy proves nothing (--all shows them)."

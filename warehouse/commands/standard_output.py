@@ -26,6 +26,8 @@ def unless_nobody_reads() -> Iterator[None]:
         # Otherwise Python complains when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
+        if error.filename is not None:  # another file's mistake
+            raise
         raise WarehouseError(f"the standard output cannot be written ({error.strerror}).") from None
 
 

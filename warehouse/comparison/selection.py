@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from warehouse.commands.plain_text import printable
+from warehouse.commands.plain_text import clipped
 from warehouse.errors import WarehouseError
 
 CONDITIONS = ("study", "image", "driver_version", "power_limits_w", "model_commit")
@@ -161,16 +161,12 @@ def listed(names: Sequence[str], most: int = _SHOWN) -> str:
 
 def shown(text: object) -> str:
     """Of a text that anybody may have written what a line on a terminal can bear."""
-    return _clipped(printable(_clipped(str(text))))
+    return clipped(text, _LONGEST)
 
 
 def quoted(text: object) -> str:
     """The same between quotes."""
     return f"'{shown(text)}'"
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def flat(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:

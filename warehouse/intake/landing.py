@@ -12,8 +12,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from images.contract import files
-from warehouse.database import attached
-from warehouse.errors import WarehouseError
+from warehouse.database import attached, cannot_be_written
 from warehouse.intake.records import Broken, Record
 from warehouse.intake.rows import Row
 from warehouse.intervals import refresh
@@ -135,7 +134,7 @@ def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landi
             middle = len(batch) // 2
             return land(batch[:middle], connection, landing) + land(batch[middle:], connection, landing)
         if isinstance(batch[0], Broken):
-            raise WarehouseError(f"{landing.database} cannot be written: {str(error).splitlines()[0]}") from None
+            raise cannot_be_written(landing.database, error) from None
         reason = f"does not fit the tables ({str(error).splitlines()[0]}). Repair or remove it, then ingest again."
         return land([Broken(batch[0].directory, reason)], connection, landing)
     landing.moved.update(parts.moved_from)

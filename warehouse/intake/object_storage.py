@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pyarrow import ArrowException, ArrowInvalid, fs
 from images.contract import files
 from warehouse.errors import WarehouseError
 from warehouse.intake.sources import READ, Candidate, Unreachable
+from warehouse.scratch import scratch_folder
 
 SCHEME = "s3://"
 MAX_BYTES = dict.fromkeys((files.RESULT_FILE, files.FAILURE_FILE), 256 * 2**20) | dict.fromkeys(
@@ -119,7 +119,7 @@ class ObjectStorage:
         Raises:
             WarehouseError: the storage does not answer any more, or there is no room for the copies.
         """
-        with tempfile.TemporaryDirectory(prefix="warehouse-") as scratch:
+        with scratch_folder() as scratch:
             folders = [Path(scratch, str(number)) for number in range(len(batch))]
             pool = ThreadPoolExecutor(_N_CONNECTIONS, thread_name_prefix="fetch")
             try:
