@@ -53,7 +53,7 @@ def staging() -> Iterator[DuckDBPyConnection]:
             "memory_limit": WRITER_MEMORY_LIMIT,
             "temp_directory": str(scratch),
             "max_temp_directory_size": _MOST_SPILLED,
-            "preserve_insertion_order": False,  # files are many and small; rows say themselves where they belong
+            "preserve_insertion_order": False,
         }
         with duckdb.connect(config=dict(config)) as connection:
             connection.execute("SET TimeZone = 'UTC'")
@@ -93,6 +93,17 @@ def writing(path: Path, wait_s: float) -> Iterator[DuckDBPyConnection]:
     """One transaction on the warehouse in `path`; as `attached`, with nothing staged."""
     with staging() as connection, attached(connection, path, wait_s):
         yield connection
+
+
+def prepare(path: Path, wait_s: float) -> None:
+    """Make the tables where there is no file yet; it takes a while, in which other things can be done.
+
+    Raises:
+        WarehouseError: as `attached`.
+    """
+    if not path.exists():
+        with writing(path, wait_s):
+            pass
 
 
 def upgrade(path: Path, wait_s: float) -> int | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from duckdb import DuckDBPyConnection
 
 from images.contract import files
-from warehouse.database import attached, reading, staging, upgrade
+from warehouse.database import attached, prepare, reading, staging, upgrade
 from warehouse.errors import EmptyWarehouse, WarehouseError
 from warehouse.intake.landing import (
     SIDECAR_TABLES,
@@ -37,8 +37,8 @@ from warehouse.intake.sidecars import stage
 from warehouse.intake.sources import Candidate, LocalSource, Source
 from warehouse.intervals import refresh
 
-BATCH = 1000
-BATCH_BYTES = 96 * 2**20
+BATCH = 1500
+BATCH_BYTES = 160 * 2**20
 """A batch ends with the directory whose files bring it to this, because it is held in memory (bytes)."""
 _SIDECAR_FILES = {"requests": files.REQUESTS_FILE, "samples": files.TIMESERIES_FILE}
 _OBJECTS = "s3://"
@@ -205,7 +205,7 @@ def _batches(fresh: Iterable[tuple[Source, Candidate]]) -> Iterator[tuple[Source
 def _read_and_land(fresh: Sequence[tuple[Source, Candidate]], landing: Landing, progress: Progress) -> Summary:
     summary = Summary()
     done = 0
-    with closing(_read_ahead(fresh)) as batches:
+    with closing(_read_ahead(fresh, landing)) as batches:
         for records, connection in batches:
             for record in records:
                 for note in record.notes if isinstance(record, Record) else ():
@@ -217,14 +217,16 @@ def _read_and_land(fresh: Sequence[tuple[Source, Candidate]], landing: Landing, 
 
 
 def _read_ahead(
-    fresh: Iterable[tuple[Source, Candidate]],
+    fresh: Iterable[tuple[Source, Candidate]], landing: Landing
 ) -> Generator[tuple[list[Record | Broken], DuckDBPyConnection], None, None]:
     """Each batch, with its sidecars in a staging connection, while the next one is being read into another."""
     with staging() as one, staging() as other, ThreadPoolExecutor(max_workers=1) as pool:
         ahead: tuple[Future[list[Record | Broken]], DuckDBPyConnection] | None = None
         for (source, batch), connection in zip(_batches(fresh), cycle((one, other)), strict=False):
             before, ahead = ahead, (pool.submit(_read, source, batch, connection), connection)
-            if before is not None:
+            if before is None:
+                prepare(landing.database, landing.wait_s)
+            else:
                 yield before[0].result(), before[1]
         if ahead is not None:
             yield ahead[0].result(), ahead[1]

@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class Pilot:
     n: int
 
 
+@cache
 def unit_of(metric: str) -> str:
     """As the metric's name says it."""
     return next(unit for ending, unit in _UNITS if ending.search(metric))
