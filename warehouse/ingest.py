@@ -37,8 +37,8 @@ from warehouse.intake.sidecars import stage
 from warehouse.intake.sources import Candidate, LocalSource, Source
 from warehouse.intervals import refresh
 
-BATCH = 1500
-BATCH_BYTES = 160 * 2**20
+BATCH = 1000
+BATCH_BYTES = 110 * 2**20
 """A batch ends with the directory whose files bring it to this, because it is held in memory (bytes)."""
 _SIDECAR_FILES = {"requests": files.REQUESTS_FILE, "samples": files.TIMESERIES_FILE}
 _OBJECTS = "s3://"
