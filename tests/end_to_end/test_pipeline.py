@@ -33,7 +33,7 @@ def test_three_cycles_of_real_torch_become_a_table_with_intervals(tmp_path: Path
     with duckdb.connect(str(database), read_only=True) as connection:
         rows = connection.sql(
             "SELECT launcher, image_id, output_tokens, (SELECT sum(r.output_tokens) FROM requests r "
-            "WHERE r.experiment_id = e.experiment_id), total_energy_j, energy_source FROM experiments e"
+            "WHERE r.experiment_key = e.experiment_key), total_energy_j, energy_source FROM experiments e"
         ).fetchall()
     assert len(rows) == 3
     for launcher, image_id, output_tokens, summed, energy, source in rows:

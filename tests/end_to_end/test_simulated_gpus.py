@@ -108,7 +108,7 @@ SELECT gpu_index, sum((least(coalesce(next_s, window_s), window_s) - timestamp_s
 FROM (
     SELECT s.gpu_index, s.timestamp_s, s.gpu_power_w, e.total_inference_time_sec AS window_s,
         lead(s.timestamp_s) OVER gpu AS next_s, lead(s.gpu_power_w, 1, s.gpu_power_w) OVER gpu AS next_w
-    FROM samples s JOIN experiments e USING (experiment_id)
+    FROM samples s JOIN experiments e USING (experiment_key)
     WHERE experiment_id = ? AND s.timestamp_s BETWEEN 0 AND e.total_inference_time_sec
     WINDOW gpu AS (PARTITION BY s.gpu_index ORDER BY s.timestamp_s)
 ) GROUP BY gpu_index ORDER BY gpu_index
