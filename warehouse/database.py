@@ -15,7 +15,7 @@ from duckdb import DuckDBPyConnection
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from warehouse.calls import StillRunning
-from warehouse.errors import EmptyWarehouse, WarehouseError
+from warehouse.errors import EmptyWarehouse, WarehouseError, first_line
 from warehouse.migrations import migrate
 from warehouse.schema import (
     OLDEST_VERSION,
@@ -297,7 +297,7 @@ def _explained(error: duckdb.Error, path: Path, wait_s: float) -> WarehouseError
         )
     if "not a valid DuckDB" in str(error):
         return _not_a_database(path)
-    return WarehouseError(f"{path} cannot be opened: {_first_line(error)}. Give another file with --db.", 2)
+    return WarehouseError(f"{path} cannot be opened: {first_line(error)}. Give another file with --db.", 2)
 
 
 def _not_a_database(path: Path) -> WarehouseError:
@@ -355,8 +355,4 @@ def cannot_be_written(path: Path, error: Exception) -> WarehouseError:
     """In words that say what to do; DuckDB names a full disk in many ways, or not at all."""
     if "No space left" in str(error) or shutil.disk_usage(path.absolute().parent).free < _ROOM_BYTES:
         return WarehouseError(f"the disk of {path} is full. Make room and try again; what was stored before is kept.")
-    return WarehouseError(f"{path} cannot be written: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".!")
+    return WarehouseError(f"{path} cannot be written: {first_line(error)}")

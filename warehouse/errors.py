@@ -17,6 +17,11 @@ class WarehouseError(Exception):
         self.exit_code = exit_code
 
 
+def first_line(error: Exception) -> str:
+    """What DuckDB says before it explains where in its own code that is."""
+    return str(error).splitlines()[0].rstrip(".!")
+
+
 class EmptyWarehouse(WarehouseError):
     """Nothing has been ingested into `path` yet."""
 

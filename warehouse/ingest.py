@@ -31,7 +31,7 @@ from warehouse.intake.landing import (
     land,
     mark_gone,
 )
-from warehouse.intake.object_storage import ObjectStorage
+from warehouse.intake.object_storage import SCHEME, ObjectStorage
 from warehouse.intake.records import Broken, Record, Seen, look_at, read_directory
 from warehouse.intake.sidecars import stage
 from warehouse.intake.sources import Candidate, LocalSource, Source
@@ -41,7 +41,6 @@ BATCH = 1000
 BATCH_BYTES = 110 * 2**20
 """A batch ends with the directory whose files bring it to this, because it is held in memory (bytes)."""
 _SIDECAR_FILES = {"requests": files.REQUESTS_FILE, "samples": files.TIMESERIES_FILE}
-_OBJECTS = "s3://"
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
@@ -106,7 +105,8 @@ def ingest(
     summary += Summary(pruned=len(gone)) if prune else Summary(gone=len(gone - landing.moved))
     if problems:
         first, *others = problems
-        report(f"of the other roots: {summary}")
+        if sources:
+            report(f"of the other roots: {summary}")
         for other in others:
             report(f"warning: {other}")
         raise first
@@ -119,7 +119,7 @@ def _sources(roots: Sequence[str]) -> tuple[list[Source], list[WarehouseError]]:
     problems = []
     for root in roots:
         try:
-            sources.append(ObjectStorage.open(root) if root.startswith(_OBJECTS) else LocalSource.open(root))
+            sources.append(ObjectStorage.open(root) if root.startswith(SCHEME) else LocalSource.open(root))
         except WarehouseError as problem:
             problems.append(problem)
     if not sources:
@@ -264,12 +264,12 @@ def _exists(name: str, sources: Iterable[Source]) -> bool:
     for source in sources:
         if source.holds(name):
             return source.exists(name)
-    return name.startswith(_OBJECTS) or Path(name).exists()
+    return name.startswith(SCHEME) or Path(name).exists()
 
 
 def _have_same(one: str, other: str, names: Sequence[str]) -> bool:
     """Of directories in object storage the sizes, which the digest holds, are all that is compared."""
-    if one.startswith(_OBJECTS) or other.startswith(_OBJECTS):
+    if one.startswith(SCHEME) or other.startswith(SCHEME):
         return True
     pairs = [(Path(one, name), Path(other, name)) for name in names]
     return all(cmp(*pair, shallow=False) for pair in pairs if pair[0].is_file() and pair[1].is_file())

@@ -84,9 +84,7 @@ def command(
     if csv_file is not None:
         export_campaigns_to_csv(_FILE_COLUMNS, _file_rows(groups), csv_file)
         return
-    console = PipedConsole(highlight=False)
-    if not console.is_terminal and not console.is_dumb_terminal and console.width == 80:
-        console.width = _WIDTH_OF_A_FILE
+    console = PipedConsole(_WIDTH_OF_A_FILE)
     for group in groups:
         _print_group(console, group, include_all)
     for note in _footnotes(groups, n_simulated):

@@ -108,9 +108,7 @@ def command(
 
 
 def _print(found: Sides, confidence: float, include_all: bool) -> None:
-    console = PipedConsole(highlight=False)
-    if not console.is_terminal and not console.is_dumb_terminal and console.width == 80:
-        console.width = _WIDTH_OF_A_FILE
+    console = PipedConsole(_WIDTH_OF_A_FILE)
     for one in found.comparisons:
         for line in _heading(found, one, include_all):
             console.print(Text(line))

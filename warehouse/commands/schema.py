@@ -82,10 +82,7 @@ def _named(name: str, relations: Sequence[Relation]) -> Relation:
 
 
 def _print_tables(relations: Sequence[Relation]) -> None:
-    console = PipedConsole(highlight=False)
-    # Where nobody looks at a terminal, a comment that is folded to 80 columns serves nobody.
-    if not console.is_terminal and not console.is_dumb_terminal and console.width == 80:
-        console.width = _WIDTH_OF_A_FILE
+    console = PipedConsole(_WIDTH_OF_A_FILE)
     for relation in relations:
         parameters = f"({', '.join(relation.parameters)})" if relation.kind == "macro" else ""
         console.print(Text(printable(f"{relation.kind} {relation.name}{parameters}"), style="bold"), soft_wrap=True)

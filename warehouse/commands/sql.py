@@ -139,7 +139,7 @@ def _print_table(rows: Rows) -> None:
         table.add_column(Text(printable(name)), justify="right" if numeric and answer.rows else "left", overflow="fold")
     for row in answer.rows:
         table.add_row(*(Text(_shown(value)) for value in row))
-    console = PipedConsole(highlight=False)
+    console = PipedConsole()
     if console.measure(table, options=console.options.update(max_width=_WIDEST)).minimum <= console.width:
         console.print(table)
     else:

@@ -32,7 +32,16 @@ def unless_nobody_reads() -> Iterator[None]:
 
 
 class PipedConsole(Console):
-    """A console that leaves it to `unless_nobody_reads` what a broken pipe means."""
+    """A console that leaves it to `unless_nobody_reads` what a broken pipe means.
+
+    Args:
+        width_of_a_file: where nobody looks at a terminal, a table that is cut to 80 columns serves nobody.
+    """
+
+    def __init__(self, width_of_a_file: int | None = None) -> None:
+        super().__init__(highlight=False)
+        if width_of_a_file and not self.is_terminal and not self.is_dumb_terminal and self.width == 80:
+            self.width = width_of_a_file
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError

@@ -19,7 +19,7 @@ from pyarrow import ArrowException, ArrowInvalid, fs
 
 from images.contract import files
 from warehouse.errors import WarehouseError
-from warehouse.intake.sources import READ, Candidate, Unreachable
+from warehouse.intake.sources import MARKS, READ, Candidate, Unreachable
 from warehouse.scratch import scratch_folder
 
 SCHEME = "s3://"
@@ -28,7 +28,6 @@ MAX_BYTES = dict.fromkeys((files.RESULT_FILE, files.FAILURE_FILE), 256 * 2**20) 
 )
 """The largest file of each name that is fetched (bytes)."""
 
-_MARKS = frozenset((files.RESULT_FILE, files.FAILURE_FILE))
 _N_CONNECTIONS = 16
 _CHUNK_BYTES = 8 * 2**20
 # Together they end the wait for an endpoint that never answers after about 20 s.
@@ -108,7 +107,7 @@ class ObjectStorage:
             if finished is not None and parts[: len(finished)] == finished:
                 continue
             path = "/".join(parts)
-            if not _MARKS.isdisjoint(found[path]):
+            if not MARKS.isdisjoint(found[path]):
                 finished = parts
             yield _candidate(path, found[path])
 
@@ -176,7 +175,7 @@ class ObjectStorage:
             if name in READ:
                 found.setdefault(folder, {})[name] = (info.mtime_ns, info.size)
         # Sidecars alone are a directory that lost its result, unless it is a folder of directories.
-        return {path: names for path, names in found.items() if not _MARKS.isdisjoint(names) or path not in parents}
+        return {path: names for path, names in found.items() if not MARKS.isdisjoint(names) or path not in parents}
 
     def _fetch(self, candidate: Candidate, folder: Path) -> Path | Unreachable:
         if "" in candidate.name.removeprefix(SCHEME).split("/"):

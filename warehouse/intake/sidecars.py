@@ -14,6 +14,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from images.contract import files
+from warehouse.errors import first_line
 from warehouse.intake.sources import storable
 
 _COLUMNS = {
@@ -143,8 +144,4 @@ def _reason(error: Exception, path: Path) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"{path} cannot be read ({error.strerror})"
-    return f"{path} is damaged ({_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".!")
+    return f"{path} is damaged ({first_line(error)})"

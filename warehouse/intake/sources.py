@@ -19,7 +19,8 @@ from warehouse.errors import WarehouseError
 
 READ = (files.RESULT_FILE, files.FAILURE_FILE, files.REQUESTS_FILE, files.TIMESERIES_FILE)
 """All files of a directory that ingest reads."""
-_MARKS = frozenset((files.RESULT_FILE, files.FAILURE_FILE))
+MARKS = frozenset((files.RESULT_FILE, files.FAILURE_FILE))
+"""Files that make a folder a directory of ours."""
 _SIDECARS = frozenset(files.SIDECAR_SCHEMAS)
 
 
@@ -145,9 +146,9 @@ class LocalSource:
         with os.scandir(handle) as entries:
             found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
         # A folder in the place of a document is not looked into but told of.
-        names = {name for name, is_folder in found if not is_folder or name in _MARKS}
+        names = {name for name, is_folder in found if not is_folder or name in MARKS}
         folders = [name for name, is_folder in found if is_folder and not name.startswith(".")]
-        if names & _MARKS or (not folders and names & _SIDECARS):
+        if names & MARKS or (not folders and names & _SIDECARS):
             yield self._candidate(folder, ".", handle, [name for name in READ if name in names])
             return
         for name in folders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from duckdb import DuckDBPyConnection
@@ -59,6 +60,7 @@ def refresh_text() -> str:
     return (_FOLDER / "refresh.sql").read_text(encoding="utf-8")
 
 
+@cache
 def views_digest() -> str:
     """Digest of the views' text, so that a database with those of another day is found out."""
     return hashlib.sha256("".join(_texts(_VIEWS)).encode()).hexdigest()
