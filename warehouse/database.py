@@ -33,6 +33,8 @@ MEMORY_LIMIT = "2GB"
 WRITER_MEMORY_LIMIT = "600MB"
 """Of each staging connection; ingest has two."""
 _MOST_SPILLED = "16GB"
+_BEING_MADE_S = 0.2
+"""An empty file that is older has no writer any more."""
 _ROOM_BYTES = 4 * 2**20
 """Free space below which a disk counts as full."""
 _GIVES_WAY_S = 5.0
@@ -74,6 +76,8 @@ def attached(connection: DuckDBPyConnection, path: Path, wait_s: float) -> Itera
     """
     # An absolute path, because DuckDB gives a meaning of its own to names like :memory: and md:x.
     name = str(path.absolute()).replace("'", "''")
+    if path.is_file() and path.stat().st_size == 0 and time.time() - path.stat().st_mtime > _BEING_MADE_S:
+        path.unlink()  # DuckDB takes it for another format
     with _announced(path):
         _patiently(path, wait_s, lambda: connection.execute(f"ATTACH '{name}' AS warehouse (TYPE duckdb)"))
     try:
@@ -101,7 +105,7 @@ def prepare(path: Path, wait_s: float) -> None:
     Raises:
         WarehouseError: as `attached`.
     """
-    if not path.exists():
+    if not _is_made(path):
         with writing(path, wait_s):
             pass
 
@@ -115,7 +119,7 @@ def upgrade(path: Path, wait_s: float) -> int | None:
     Raises:
         WarehouseError: in use, not a warehouse, from before the first release, or of a newer version.
     """
-    if not path.exists():
+    if not _is_made(path):
         return None
     connection = _open(path, wait_s, _NO_EXTENSIONS)
     try:
@@ -141,7 +145,7 @@ def reading(path: Path, wait_s: float) -> Iterator[DuckDBPyConnection]:
         EmptyWarehouse: there is no such file, or nothing was ever ingested into it.
         WarehouseError: in use for longer than that, or not a warehouse.
     """
-    if not path.exists():
+    if not _is_made(path):
         raise EmptyWarehouse(path)
     with scratch_folder() as scratch:
         connection = _open(path, wait_s, _reader_config(scratch))
@@ -167,7 +171,7 @@ def exporting(path: Path, wait_s: float, folder: Path) -> Iterator[DuckDBPyConne
     Raises:
         EmptyWarehouse, WarehouseError: as `reading`.
     """
-    if not path.exists():
+    if not _is_made(path):
         raise EmptyWarehouse(path)
     connection = _open(path, wait_s, _reader_config(folder / "spilled"))
     try:
@@ -272,6 +276,11 @@ def _let_go(connection: DuckDBPyConnection, path: Path) -> None:
         connection.execute("DETACH warehouse")
     except duckdb.Error as error:
         raise cannot_be_written(path, error) from None
+
+
+def _is_made(path: Path) -> bool:
+    """An empty file is one whose writer was killed before it had written anything."""
+    return path.exists() and (path.is_dir() or path.stat().st_size > 0)
 
 
 def _refuse_other_formats(path: Path) -> None:

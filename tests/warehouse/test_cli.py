@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,11 @@ def test_every_command_has_the_help_that_the_list_shows(capsys: pytest.CaptureFi
 def test_help_loads_nothing_heavy() -> None:
     code = "import sys, warehouse.cli; print(sorted({'duckdb', 'numpy', 'pyarrow', 'pydantic'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_file_whose_writer_was_killed_before_it_wrote_is_no_database_yet(tmp_path: Path) -> None:
+    save(tmp_path / "results", make_result())
+    (tmp_path / "w.duckdb").touch()
+    os.utime(tmp_path / "w.duckdb", (0, 0))
+    assert warehouse("sql", "SELECT 1", db=tmp_path / "w.duckdb") == 2
+    assert warehouse("ingest", tmp_path / "results", db=tmp_path / "w.duckdb") == 0
