@@ -33,8 +33,6 @@ MEMORY_LIMIT = "2GB"
 WRITER_MEMORY_LIMIT = "600MB"
 """Of each staging connection; ingest has two."""
 _MOST_SPILLED = "16GB"
-_BEING_MADE_S = 0.2
-"""An empty file that is older has no writer any more."""
 _ROOM_BYTES = 4 * 2**20
 """Free space below which a disk counts as full."""
 _GIVES_WAY_S = 5.0
@@ -76,8 +74,8 @@ def attached(connection: DuckDBPyConnection, path: Path, wait_s: float) -> Itera
     """
     # An absolute path, because DuckDB gives a meaning of its own to names like :memory: and md:x.
     name = str(path.absolute()).replace("'", "''")
-    if path.is_file() and path.stat().st_size == 0 and time.time() - path.stat().st_mtime > _BEING_MADE_S:
-        path.unlink()  # DuckDB takes it for another format
+    if not _is_made(path):
+        _make(path)
     with _announced(path):
         _patiently(path, wait_s, lambda: connection.execute(f"ATTACH '{name}' AS warehouse (TYPE duckdb)"))
     try:
@@ -279,8 +277,40 @@ def _let_go(connection: DuckDBPyConnection, path: Path) -> None:
 
 
 def _is_made(path: Path) -> bool:
-    """An empty file is one whose writer was killed before it had written anything."""
+    """An empty file is no database yet; it may be one that a program made for its name."""
     return path.exists() and (path.is_dir() or path.stat().st_size > 0)
+
+
+def _make(path: Path) -> None:
+    """The tables in a file of their own, which then gets its name: whoever is killed leaves no half of a database.
+
+    If another process makes it meanwhile, that one is it.
+    """
+    target = path.resolve()
+    try:
+        with scratch_folder(target.parent) as folder:
+            new = folder / target.name
+            with duckdb.connect(str(new), config=dict(_NO_EXTENSIONS)) as connection:
+                connection.begin()
+                create_all(connection)
+                connection.commit()
+            if target.exists() and not _is_made(target):
+                target.unlink()
+            _name(new, target)
+    except OSError as error:
+        raise WarehouseError(f"{path} cannot be made ({error.strerror}). Give another file with --db.", 2) from None
+    except duckdb.Error as error:
+        raise cannot_be_written(path, error) from None
+
+
+def _name(new: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(new)  # unlike a renamed file, it never takes the place of one that is there
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not target.exists():
+            new.rename(target)
 
 
 def _refuse_other_formats(path: Path) -> None:

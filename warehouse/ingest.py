@@ -36,6 +36,7 @@ from warehouse.intake.records import Broken, Record, Seen, look_at, read_directo
 from warehouse.intake.sidecars import stage
 from warehouse.intake.sources import Candidate, LocalSource, Source
 from warehouse.intervals import refresh
+from warehouse.scratch import remove_orphans
 
 BATCH = 1000
 BATCH_BYTES = 110 * 2**20
@@ -90,6 +91,7 @@ def ingest(
     sources, problems = _sources(list(dict.fromkeys(map(str, roots))))
     if not database.absolute().parent.is_dir():
         raise WarehouseError(f"the folder of {database} does not exist. Make it, or give another file with --db.", 2)
+    remove_orphans(database.resolve().parent)
     upgrade(database, wait_s)
     known = _known(database, wait_s)
     found, fresh, copies = _look(sources, known, problems, report)

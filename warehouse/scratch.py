@@ -14,11 +14,12 @@ _PREFIX = "warehouse-scratch-"
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """An empty folder among the temporary ones, which goes with the block."""
-    _remove_orphans()
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """An empty folder in `parent`, or among the temporary ones, which goes with the block."""
+    parent = parent or Path(tempfile.gettempdir())
+    remove_orphans(parent)
     # It gets its name when it is locked, so that nobody takes it for an orphan before.
-    made = Path(tempfile.mkdtemp(prefix=".warehouse-new-"))
+    made = Path(tempfile.mkdtemp(prefix=".warehouse-new-", dir=parent))
     folder = made.with_name(_PREFIX + made.name.rpartition("-")[2])
     descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -31,9 +32,12 @@ def scratch_folder() -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _remove_orphans() -> None:
-    """Folders that nobody holds a lock on. Unlike a process id, a lock means the same in every container."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+def remove_orphans(parent: Path) -> None:
+    """Folders that killed processes left in `parent`: nobody holds a lock on them.
+
+    Unlike a process id, a lock means the same in every container.
+    """
+    for folder in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

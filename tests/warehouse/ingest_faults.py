@@ -38,19 +38,19 @@ _POLL = """
 import contextlib, io, pathlib, sys, time
 from warehouse.cli import main
 stop, pause_s, *arguments = sys.argv[1:]
-seen = []
-while not pathlib.Path(stop).exists():
+is_last = False
+while not is_last:
+    is_last = pathlib.Path(stop).exists()
     output = io.TextIOWrapper(io.BytesIO())
     with contextlib.redirect_stdout(output):
         code = main(arguments)
     if code:
         sys.exit(code)
     output.flush()
-    seen.append(output.buffer.getvalue().decode().splitlines()[1])
+    print(output.buffer.getvalue().decode().splitlines()[1], flush=True)
     time.sleep(float(pause_s))
-print("\\n".join(seen))
 """
-"""A command again and again until a file is there; prints the first row of each answer."""
+"""A command again and again until a file is there, and once more; prints the first row of each answer."""
 _PAUSE_S = 0.05
 
 
@@ -186,7 +186,9 @@ def _rows(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[Any, 
 
 
 def inconsistencies(database: Path) -> list[str]:
-    """What does not fit together in a database, whenever its writer was killed."""
+    """What does not fit together in a database, whenever its writer was killed: before there was a file, too."""
+    if not database.exists():
+        return []
     with duckdb.connect(str(database), read_only=True) as connection:
         if not connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall()[0][0]:
             return []

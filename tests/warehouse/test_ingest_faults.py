@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,12 +90,42 @@ def test_an_ingest_killed_at_any_moment_is_finished_by_the_next(changed: tuple[P
 
 def test_tables_that_were_just_made_outlive_a_kill(db: Path) -> None:
     # They are in the write-ahead log only, and DuckDB reads that before it knows functions that a constraint might use.
-    made = "import os, pathlib, sys; from warehouse.database import writing\n"
-    made += "with writing(pathlib.Path(sys.argv[1]), 0): os.kill(os.getpid(), 9)"
+    made = "import duckdb, os, sys; from warehouse.schema import create_all; connection = duckdb.connect(sys.argv[1])\n"
+    made += "connection.begin(); create_all(connection); connection.commit(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", made, str(db)], check=False).returncode == -signal.SIGKILL
     assert db.with_name(f"{db.name}.wal").stat().st_size
     assert inconsistencies(db) == []
     assert warehouse("sql", "SELECT count(*) FROM experiments", db=db) == 0
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no file", "an empty file"])
+def test_a_new_database_is_there_whole_or_not_at_all(db: Path, there: bool) -> None:
+    making = "import pathlib, sys; from warehouse.database import prepare; print('ready', flush=True)\n"
+    making += "sys.stdin.readline(); prepare(pathlib.Path(sys.argv[1]), 5)"
+    if there:
+        db.touch()
+    makers = [
+        subprocess.Popen([sys.executable, "-c", making, str(db)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == b"ready\n"
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write(b"go\n")
+        maker.stdin.flush()
+    while not db.exists() or not db.stat().st_size:
+        time.sleep(0.001)
+    makers[0].kill()
+    assert db.read_bytes()[8:12] == b"DUCK"
+    assert {maker.wait(timeout=60) for maker in makers[1:]} == {0}
+    for maker in makers:
+        maker.communicate()
+    assert warehouse("sql", "SELECT count(*) FROM experiments", db=db) == 0
+    (db.parent / "results").mkdir()
+    assert warehouse("ingest", db.parent / "results", db=db) == 0
+    assert not list(db.parent.glob("warehouse-scratch-*"))
 
 
 def test_readers_of_an_ingest_see_whole_batches_and_never_fail(tmp_path: Path, db: Path) -> None:
@@ -109,14 +140,18 @@ def test_readers_of_an_ingest_see_whole_batches_and_never_fail(tmp_path: Path, d
     )
     readers = [poller(query, db, stop) for _ in range(8)]
     try:
+        first = [reader.stdout.readline() for reader in readers if reader.stdout]
         killed_ingest(root, db, 250, None)
     finally:
         stop.touch()
         answers = [reader.communicate(timeout=60) for reader in readers]
     assert [(reader.returncode, errors) for reader, (_, errors) in zip(readers, answers, strict=True)] == [(0, "")] * 8
-    for output, _ in answers:
-        seen = [[int(count) for count in line.split(",")] for line in output.splitlines()]
+    counted = []
+    for begin, (output, _) in zip(first, answers, strict=True):
+        seen = [[int(count) for count in line.split(",")] for line in (begin + output).splitlines()]
         assert all(experiments == in_campaigns == with_sidecars for experiments, in_campaigns, with_sidecars in seen)
         assert seen == sorted(seen)
-        assert len(seen) >= 3
+        assert (seen[0][0], seen[-1][0]) == (1, 2000)
+        counted += [experiments for experiments, *_ in seen]
+    assert set(counted) - {1, 2000}, "nobody was let in between two batches"
     assert warehouse("ingest", root, db=db) == 0
