@@ -46,7 +46,10 @@ _NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensi
 
 @contextmanager
 def staging() -> Iterator[DuckDBPyConnection]:
-    """A database in memory, to prepare what `attached` will store. What does not fit goes to a scratch folder."""
+    """A database in memory, to prepare what `attached` will store. What does not fit goes to a scratch folder.
+
+    With one thread: ingest reads, stages and stores side by side as it is, and more of DuckDB's are slower on small files.
+    """
     with scratch_folder() as scratch:
         config: dict[str, str | bool] = {
             **_NO_EXTENSIONS,
@@ -54,6 +57,7 @@ def staging() -> Iterator[DuckDBPyConnection]:
             "temp_directory": str(scratch),
             "max_temp_directory_size": _MOST_SPILLED,
             "preserve_insertion_order": False,
+            "threads": "1",
         }
         with duckdb.connect(config=dict(config)) as connection:
             connection.execute("SET TimeZone = 'UTC'")

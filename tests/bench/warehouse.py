@@ -71,11 +71,11 @@ def _first_ingest_figures(scratch: Path) -> Iterator[Figure]:
     yield Figure(f"making {count:,} directories", "s", [time.perf_counter() - started], 60.0)
 
     quarter = _ingest(lake / Study(0, part).name, scratch / "quarter.duckdb")
-    inferred_s = _baseline("inferred", lake, scratch)
-    ingests, declared_s, floor_s = [], [], []
+    inferred_s, declared_s = _baseline("inferred", lake, scratch), _baseline("declared", lake, scratch)
+    ingests, as_json_s, floor_s = [], [], []
     database = scratch / "ingested.duckdb"
     for _ in range(REPEATS):
-        declared_s.append(_baseline("declared", lake, scratch))
+        as_json_s.append(_baseline("declared_as_json", lake, scratch))
         floor_s.append(_baseline("floor", lake, scratch))
         _remove(database)
         ingests.append(_ingest(lake, database))
@@ -87,8 +87,10 @@ def _first_ingest_figures(scratch: Path) -> Iterator[Figure]:
     yield Figure(f"first ingest of {count:,} directories, whole process", "s", times)
     yield Figure("read_json, types inferred, and sidecars with filename (once)", "s", [inferred_s])
     yield Figure("  over the ingest", "x", [inferred_s / one for one in times], 10.0, at_least=True)
-    yield Figure("read_json, columns declared (nested: JSON), and sidecars with filename", "s", declared_s)
-    yield Figure("  over the ingest", "x", _ratios(declared_s, times), 2.5, at_least=True)
+    yield Figure("read_json, the same columns declared, and sidecars with filename (once)", "s", [declared_s])
+    yield Figure("  over the ingest", "x", [declared_s / one for one in times], 2.5, at_least=True)
+    yield Figure("read_json, columns declared, the nested ones as JSON, and sidecars with filename", "s", as_json_s)
+    yield Figure("  over the ingest", "x", _ratios(as_json_s, times), 2.5, at_least=True)
     yield Figure("floor: orjson, and sidecars without filename", "s", floor_s)
     yield Figure("  ingest over the floor", "x", _ratios(times, floor_s), 2.0)
     yield Figure("ingest again, nothing new, whole process", "s", again, 1.0)
