@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.special import stdtrit
+
+from warehouse.students_t import two_sided_quantile
 
 NOT_COMPUTABLE = "< 2 samples, CI not computable"
 UNRELIABLE = "< 3 samples, CI unreliable (recommend >= 3 cycles)"
@@ -108,7 +109,7 @@ def student_t_ci(samples: Sequence[float], confidence: float = 0.95) -> tuple[fl
     n = len(values)
     if n < 2:
         return None
-    half = float(stdtrit(n - 1, (1 + confidence) / 2) * values.std(ddof=1) / np.sqrt(n))
+    half = float(two_sided_quantile(confidence, n - 1) * values.std(ddof=1) / np.sqrt(n))
     mean = float(values.mean())
     return mean - half, mean + half
 
@@ -158,7 +159,7 @@ def student_t_bounds(samples: ArrayLike, confidence: float = 0.95) -> Bounds:
     values = _finite_groups(samples)
     _check_confidence(confidence)
     n = values.shape[1]
-    half = stdtrit(n - 1, (1 + confidence) / 2) * values.std(axis=1, ddof=1) / np.sqrt(n)
+    half = two_sided_quantile(confidence, n - 1) * values.std(axis=1, ddof=1) / np.sqrt(n)
     mean = values.mean(axis=1)
     return mean - half, mean + half
 
@@ -191,7 +192,7 @@ def stein_bounds(samples: ArrayLike, pilot_std: ArrayLike, n_pilot: int, confide
         raise ValueError(f"one pilot deviation per group is needed, got {deviations.shape} for {len(values)} groups")
     if not (np.isfinite(deviations) & (deviations >= 0)).all():
         raise ValueError("a pilot's deviation is a finite number and not below 0")
-    half = stdtrit(n_pilot - 1, (1 + confidence) / 2) * deviations / np.sqrt(values.shape[1])
+    half = two_sided_quantile(confidence, n_pilot - 1) * deviations / np.sqrt(values.shape[1])
     mean = values.mean(axis=1)
     return mean - half, mean + half
 

@@ -48,7 +48,7 @@ _NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensi
 def staging() -> Iterator[DuckDBPyConnection]:
     """A database in memory, to prepare what `attached` will store. What does not fit goes to a scratch folder.
 
-    With one thread: ingest reads, stages and stores side by side as it is, and more of DuckDB's are slower on small files.
+    With one thread: ingest reads, stages and stores side by side, and several are slower on small files.
     """
     with scratch_folder() as scratch:
         config: dict[str, str | bool] = {
