@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from warehouse.bootstrap import bootstrap_ci
 from warehouse.intake.rows import CONDITIONS
-from warehouse.intervals import interval_rows, samples_by_cell
+from warehouse.intervals import interval_rows, read_pilots, samples_by_cell
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -223,7 +223,10 @@ def _fresh_groups(
         """,
         parameters,
     )
-    conditions = ", ".join(f"any_value({name}), count(DISTINCT coalesce({name}::VARCHAR, ''))" for name in CONDITIONS)
+    conditions = ", ".join(
+        f"any_value({name}) FILTER (describes), count(DISTINCT coalesce({name}::VARCHAR, '')) FILTER (describes)"
+        for name in CONDITIONS
+    )
     rows = connection.execute(
         f"""
         SELECT {key}, {", ".join(f"arg_max({name}, start_time)" for name in _SETTINGS)},
@@ -232,20 +235,29 @@ def _fresh_groups(
             count(*) FILTER (replaced),
             count(energy_bound_ratio) FILTER (is_cycle),
             max(energy_bound_ratio) FILTER (is_cycle),
+            bool_or(is_cycle AND is_invalid),
             {conditions}
-        FROM runs JOIN temp.ranked USING (experiment_key) GROUP BY 1
+        FROM (
+            -- The cycles that count say what a group is of; where there are none, all of its runs do.
+            SELECT *, is_cycle OR NOT bool_or(is_cycle) OVER (PARTITION BY {key}) AS describes
+            FROM runs JOIN temp.ranked USING (experiment_key)
+        )
+        GROUP BY 1
         """
     ).fetchall()
+    names = [*_SETTINGS, "n_cycles", "n_invalid", "n_superseded", "n_energy_bounds"]
+    # A pilot speaks for the cycles that its own study decided on; neither for others beside them, nor for invalid ones.
+    decided = set() if pool else {own for own, *values in rows if not values[len(names) + 1]}
+    pilots = {own: pilot for own, pilot in read_pilots(connection, "true").items() if own in decided}
     where = "experiment_key IN (SELECT experiment_key FROM temp.ranked WHERE is_cycle)"
     figures: dict[str, dict[str, Figures]] = defaultdict(dict)
-    for row in interval_rows(samples_by_cell(connection, where, {}, key), {}):
+    for row in interval_rows(samples_by_cell(connection, where, {}, key), pilots):
         values: list[Any] = [row.get(name) for name in Figures.__dataclass_fields__]
         figures[row["campaign_id"]][row["metric"]] = Figures(*values)
     codes = _warnings(connection, key, where, {})
-    names = [*_SETTINGS, "n_cycles", "n_invalid", "n_superseded", "n_energy_bounds"]
     groups = []
     for own, *values in rows:
-        columns = dict(zip(names, values, strict=False)) | _pooled_conditions(values[len(names) + 1 :])
+        columns = dict(zip(names, values, strict=False)) | _pooled_conditions(values[len(names) + 2 :])
         columns["campaign_id"] = None if pool else own
         groups.append(_group(columns, values[len(names)], figures[own], codes.get(own, {})))
     return groups

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -15,6 +14,17 @@ from duckdb import DuckDBPyConnection
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from warehouse.calls import StillRunning
+from warehouse.database_file import (
+    NO_EXTENSIONS,
+    cannot_be_opened,
+    cannot_be_written,
+    is_made,
+    locked,
+    make,
+    not_a_database,
+    queue_of,
+    refuse_other_formats,
+)
 from warehouse.errors import EmptyWarehouse, WarehouseError, first_line
 from warehouse.migrations import migrate
 from warehouse.schema import (
@@ -25,7 +35,7 @@ from warehouse.schema import (
     drop_views,
     views_digest,
 )
-from warehouse.scratch import scratch_folder
+from warehouse.scratch import remove_orphans, scratch_folder
 
 MEMORY_LIMIT = "2GB"
 """Of a reader. Beyond it DuckDB uses a scratch folder, or ends the query."""
@@ -33,15 +43,11 @@ MEMORY_LIMIT = "2GB"
 WRITER_MEMORY_LIMIT = "600MB"
 """Of each staging connection; ingest has two."""
 _MOST_SPILLED = "16GB"
-_ROOM_BYTES = 4 * 2**20
-"""Free space below which a disk counts as full."""
 _GIVES_WAY_S = 5.0
 """How long a reader lets a writer that waits go first (s), but at most half of its own patience.
 
 Not for ever, for that one may wait for a slow query."""
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
-# DuckDB would otherwise try to download an extension when it is given, say, a SQLite file.
-_NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
 
 @contextmanager
@@ -52,7 +58,7 @@ def staging() -> Iterator[DuckDBPyConnection]:
     """
     with scratch_folder() as scratch:
         config: dict[str, str | bool] = {
-            **_NO_EXTENSIONS,
+            **NO_EXTENSIONS,
             "memory_limit": WRITER_MEMORY_LIMIT,
             "temp_directory": str(scratch),
             "max_temp_directory_size": _MOST_SPILLED,
@@ -78,8 +84,8 @@ def attached(connection: DuckDBPyConnection, path: Path, wait_s: float) -> Itera
     """
     # An absolute path, because DuckDB gives a meaning of its own to names like :memory: and md:x.
     name = str(path.absolute()).replace("'", "''")
-    if not _is_made(path):
-        _make(path)
+    if not is_made(path):
+        make(path)
     with _announced(path):
         _patiently(path, wait_s, lambda: connection.execute(f"ATTACH '{name}' AS warehouse (TYPE duckdb)"))
     try:
@@ -107,7 +113,7 @@ def prepare(path: Path, wait_s: float) -> None:
     Raises:
         WarehouseError: as `attached`.
     """
-    if not _is_made(path):
+    if not is_made(path):
         with writing(path, wait_s):
             pass
 
@@ -121,9 +127,10 @@ def upgrade(path: Path, wait_s: float) -> int | None:
     Raises:
         WarehouseError: in use, not a warehouse, from before the first release, or of a newer version.
     """
-    if not _is_made(path):
+    if not is_made(path):
         return None
-    connection = _open(path, wait_s, _NO_EXTENSIONS)
+    remove_orphans(path.resolve().parent)
+    connection = _open(path, wait_s, NO_EXTENSIONS)
     try:
         found = _version(connection, path)
     finally:
@@ -147,7 +154,7 @@ def reading(path: Path, wait_s: float) -> Iterator[DuckDBPyConnection]:
         EmptyWarehouse: there is no such file, or nothing was ever ingested into it.
         WarehouseError: in use for longer than that, or not a warehouse.
     """
-    if not _is_made(path):
+    if not is_made(path):
         raise EmptyWarehouse(path)
     with scratch_folder() as scratch:
         connection = _open(path, wait_s, _reader_config(scratch))
@@ -173,7 +180,7 @@ def exporting(path: Path, wait_s: float, folder: Path) -> Iterator[DuckDBPyConne
     Raises:
         EmptyWarehouse, WarehouseError: as `reading`.
     """
-    if not _is_made(path):
+    if not is_made(path):
         raise EmptyWarehouse(path)
     connection = _open(path, wait_s, _reader_config(folder / "spilled"))
     try:
@@ -189,7 +196,7 @@ def exporting(path: Path, wait_s: float, folder: Path) -> Iterator[DuckDBPyConne
 def _reader_config(scratch: Path) -> dict[str, str | bool]:
     """What does not fit into memory goes to `scratch`: DuckDB lets every query write where it spills."""
     return {
-        **_NO_EXTENSIONS,
+        **NO_EXTENSIONS,
         "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(scratch),
         "max_temp_directory_size": _MOST_SPILLED,
@@ -230,10 +237,7 @@ def _open(path: Path, wait_s: float, config: Mapping[str, str | bool]) -> DuckDB
 @contextmanager
 def _announced(path: Path) -> Iterator[None]:
     """Tell readers that a writer waits: a few that poll without a pause would never leave it a gap."""
-    with ExitStack() as stack:
-        with suppress(OSError):  # then it takes its chance
-            queue = stack.enter_context(_queue_of(path).open("ab"))
-            fcntl.flock(queue, fcntl.LOCK_SH)
+    with locked(queue_of(path), fcntl.LOCK_SH):
         yield
 
 
@@ -242,15 +246,11 @@ def _give_way(path: Path) -> None:
     Raises:
         duckdb.IOException: a writer waits for the database; as if it were locked already.
     """
-    with suppress(OSError), _queue_of(path).open("rb") as queue:  # without a queue, or where nothing can be locked
+    with suppress(OSError), queue_of(path).open("rb") as queue:  # without a queue, or where nothing can be locked
         try:
             fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise duckdb.IOException("Could not set lock: a writer waits") from None
-
-
-def _queue_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.queue")
 
 
 def _patiently(path: Path, wait_s: float, open_: Callable[[], DuckDBPyConnection]) -> DuckDBPyConnection:
@@ -262,10 +262,10 @@ def _patiently(path: Path, wait_s: float, open_: Callable[[], DuckDBPyConnection
         reraise=True,
     )
     try:
-        _refuse_other_formats(path)
+        refuse_other_formats(path)
         return retrying(open_)
     except OSError as error:
-        raise WarehouseError(f"{path} cannot be opened ({error.strerror}). Give another file with --db.", 2) from None
+        raise cannot_be_opened(path, error) from None
     except duckdb.Error as error:
         raise _explained(error, path, wait_s) from None
 
@@ -280,53 +280,6 @@ def _let_go(connection: DuckDBPyConnection, path: Path) -> None:
         raise cannot_be_written(path, error) from None
 
 
-def _is_made(path: Path) -> bool:
-    """An empty file is no database yet; it may be one that a program made for its name."""
-    return path.exists() and (path.is_dir() or path.stat().st_size > 0)
-
-
-def _make(path: Path) -> None:
-    """The tables in a file of their own, which then gets its name: whoever is killed leaves no half of a database.
-
-    If another process makes it meanwhile, that one is it.
-    """
-    target = path.resolve()
-    try:
-        with scratch_folder(target.parent) as folder:
-            new = folder / target.name
-            with duckdb.connect(str(new), config=dict(_NO_EXTENSIONS)) as connection:
-                connection.begin()
-                create_all(connection)
-                connection.commit()
-            if target.exists() and not _is_made(target):
-                target.unlink()
-            _name(new, target)
-    except OSError as error:
-        raise WarehouseError(f"{path} cannot be made ({error.strerror}). Give another file with --db.", 2) from None
-    except duckdb.Error as error:
-        raise cannot_be_written(path, error) from None
-
-
-def _name(new: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(new)  # unlike a renamed file, it never takes the place of one that is there
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not target.exists():
-            new.rename(target)
-
-
-def _refuse_other_formats(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb") as stream:
-        head = stream.read(12)
-    # A shorter file may be one that another process is just creating; DuckDB knows.
-    if len(head) == 12 and head[8:] != b"DUCK":
-        raise _not_a_database(path)
-
-
 def _is_locked(error: BaseException) -> bool:
     return isinstance(error, duckdb.IOException) and "Could not set lock" in str(error)
 
@@ -339,12 +292,8 @@ def _explained(error: duckdb.Error, path: Path, wait_s: float) -> WarehouseError
             f"{path} is in use by {who}; waited {wait_s:g} s. Try again when it has finished, or give a longer --wait."
         )
     if "not a valid DuckDB" in str(error):
-        return _not_a_database(path)
+        return not_a_database(path)
     return WarehouseError(f"{path} cannot be opened: {first_line(error)}. Give another file with --db.", 2)
-
-
-def _not_a_database(path: Path) -> WarehouseError:
-    return WarehouseError(f"{path} is not a DuckDB database. Give another file with --db.", 2)
 
 
 def _bring_up_to_date(connection: DuckDBPyConnection, path: Path) -> None:
@@ -392,10 +341,3 @@ def _version(connection: DuckDBPyConnection, path: Path) -> int | None:
             2,
         )
     return found[0]
-
-
-def cannot_be_written(path: Path, error: Exception) -> WarehouseError:
-    """In words that say what to do; DuckDB names a full disk in many ways, or not at all."""
-    if "No space left" in str(error) or shutil.disk_usage(path.absolute().parent).free < _ROOM_BYTES:
-        return WarehouseError(f"the disk of {path} is full. Make room and try again; what was stored before is kept.")
-    return WarehouseError(f"{path} cannot be written: {first_line(error)}")

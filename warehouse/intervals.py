@@ -176,7 +176,7 @@ def samples_by_cell(
 def _store_intervals(connection: DuckDBPyConnection) -> None:
     touched = "campaign_id IN (SELECT campaign_id FROM temp.touched)"
     samples = samples_by_cell(connection, f"{touched} AND NOT (superseded OR is_invalid)", {})
-    rows = interval_rows(samples, _pilots(connection, touched))
+    rows = interval_rows(samples, read_pilots(connection, touched))
     if rows:
         names = list(rows[0]) + [name for name in _BOUNDS if name not in rows[0]]
         connection.register("made", pa.table({name: [row.get(name) for row in rows] for name in names}))
@@ -184,13 +184,13 @@ def _store_intervals(connection: DuckDBPyConnection) -> None:
         connection.unregister("made")
 
 
-def _pilots(connection: DuckDBPyConnection, touched: str) -> dict[str, Pilot]:
-    """The newest run's word: the first runs of a study were made before its pilot was known."""
+def read_pilots(connection: DuckDBPyConnection, where: str) -> dict[str, Pilot]:
+    """Of adaptive studies, by campaign: the newest run's word, for the first ones were made before it was known."""
     rows = connection.execute(
         f"""
         SELECT campaign_id, arg_max((adaptive_metric, adaptive_pilot_s, adaptive_pilot_cycles), start_time)
         FROM experiments
-        WHERE {touched} AND adaptive_pilot_s IS NOT NULL
+        WHERE {where} AND adaptive_pilot_s IS NOT NULL
         GROUP BY campaign_id
         """
     ).fetchall()

@@ -9,6 +9,7 @@ import pytest
 
 from images.contract.parts import EnergyBreakdown
 from images.contract.result import ExperimentResult
+from images.contract.scheduling import AdaptiveCycles, PilotEstimate, Scheduling
 from tests.warehouse.results import CONFIG, make_result, save, save_failure, warehouse
 from warehouse.bootstrap import BootstrapResult
 from warehouse.campaign import CampaignGroup, aggregate_campaign_results, campaign_groups
@@ -162,6 +163,30 @@ def test_pooled_conditions_do_not_make_two_cycles_of_one(tmp_path: Path) -> None
         assert (group.n_cycles, group.n_superseded, group.n_invalid, group.driver_version) == (2, 2, 0, "mixed")
         assert group.figures["total_energy_j"].mean == 2.5
         assert group.warnings == {"old_2": 1, "old_3": 1}
+
+
+def test_a_pooled_group_is_of_the_conditions_of_the_cycles_that_count(tmp_path: Path) -> None:
+    for number, (driver, valid) in enumerate([("550", True), ("550", True), ("535", False)], 1):
+        environment = {"driver_version": driver, "gpu_names": ["H100"], "gpu_uuids": ["GPU-a"]}
+        result = make_result(number, environment=environment, study="s", cycle=number, measurement_valid=valid)
+        save(tmp_path / "results", result)
+    (group,) = groups_of(tmp_path, pool=["driver_version"])
+    assert (group.n_cycles, group.n_invalid, group.driver_version) == (2, 1, "550")
+    (everything,) = groups_of(tmp_path, pool=["driver_version"], include_all=True)
+    assert (everything.n_cycles, everything.driver_version) == (3, "mixed")
+
+
+@pytest.mark.parametrize(("last_is_valid", "method"), [(True, "stein"), (False, "student_t")])
+def test_steins_interval_stands_where_nothing_invalid_came_in(tmp_path: Path, last_is_valid: bool, method: str) -> None:
+    metric = "output_tokens_per_second"
+    digest = CONFIG.measurement_config_hash()
+    pilot = PilotEstimate(experiment="a", measurement_config_hash=digest, mean=50.0, s=4.0, n_required=7)
+    rule = AdaptiveCycles(metric=metric, half_width=0.05, confidence=0.95, min=5, max=30, pilot=[pilot], n=7)
+    for number in range(1, 8):
+        fields = {metric: 48.0 + number, "measurement_valid": number < 7 or last_is_valid, "cycle": number}
+        save(tmp_path / "results", make_result(number, study="s", scheduling=Scheduling(adaptive=rule), **fields))
+    (group,) = groups_of(tmp_path, include_all=True)
+    assert (group.n_cycles, group.figures[metric].t_method) == (7, method)
 
 
 def test_pooled_studies_keep_the_cycles_of_each(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,36 +95,6 @@ def test_tables_that_were_just_made_outlive_a_kill(db: Path) -> None:
     assert db.with_name(f"{db.name}.wal").stat().st_size
     assert inconsistencies(db) == []
     assert warehouse("sql", "SELECT count(*) FROM experiments", db=db) == 0
-
-
-@pytest.mark.parametrize("there", [False, True], ids=["no file", "an empty file"])
-def test_a_new_database_is_there_whole_or_not_at_all(db: Path, there: bool) -> None:
-    making = "import pathlib, sys; from warehouse.database import prepare; print('ready', flush=True)\n"
-    making += "sys.stdin.readline(); prepare(pathlib.Path(sys.argv[1]), 5)"
-    if there:
-        db.touch()
-    makers = [
-        subprocess.Popen([sys.executable, "-c", making, str(db)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(4)
-    ]
-    for maker in makers:
-        assert maker.stdout is not None
-        assert maker.stdout.readline() == b"ready\n"
-    for maker in makers:
-        assert maker.stdin is not None
-        maker.stdin.write(b"go\n")
-        maker.stdin.flush()
-    while not db.exists() or not db.stat().st_size:
-        time.sleep(0.001)
-    makers[0].kill()
-    assert db.read_bytes()[8:12] == b"DUCK"
-    assert {maker.wait(timeout=60) for maker in makers[1:]} == {0}
-    for maker in makers:
-        maker.communicate()
-    assert warehouse("sql", "SELECT count(*) FROM experiments", db=db) == 0
-    (db.parent / "results").mkdir()
-    assert warehouse("ingest", db.parent / "results", db=db) == 0
-    assert not list(db.parent.glob("warehouse-scratch-*"))
 
 
 def test_readers_of_an_ingest_see_whole_batches_and_never_fail(tmp_path: Path, db: Path) -> None:

@@ -122,7 +122,8 @@ def test_a_link_among_the_temporary_files_leads_nowhere(tmp_path: Path, monkeypa
     (tmp_path / "temporary").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").touch()
-    (tmp_path / "temporary" / "warehouse-scratch-a").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / ".made-by-joulehouse").touch()
+    (tmp_path / "temporary" / ".joulehouse-scratch-abcdefgh").symlink_to(tmp_path / "mine")
     with scratch_folder():
         pass
     assert (tmp_path / "mine" / "precious").exists()

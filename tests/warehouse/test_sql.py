@@ -180,7 +180,7 @@ def test_the_time_limit_holds_within_a_single_call_too(query: str, style: str, k
 def test_control_c_ends_a_single_call_too(times: int, kept: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with started(ONE_LONG_CALL, "--time-limit", "600", db=kept, scratch=scratch) as process:
-        while not list(scratch.glob("warehouse-scratch-*")):
+        while not list(scratch.glob(".joulehouse-scratch-*")):
             time.sleep(0.01)
         time.sleep(1)  # until it is at it
         for _ in range(times):
