@@ -50,6 +50,11 @@ def pytorch_image(built_image: Callable[[str], str]) -> str:
     return built_image("pytorch")
 
 
+@pytest.fixture(scope="session")
+def vllm_image(built_image: Callable[[str], str]) -> str:
+    return built_image("vllm")
+
+
 @pytest.fixture(autouse=True)
 def own_leases(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated GPUs have the same UUIDs everywhere: tests that run side by side would wait for each other."""

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from pydantic_core import to_json
 
+from images.contract.parts import ExtendedEfficiencyMetrics
 from images.contract.result import ExperimentResult
 from warehouse.errors import WarehouseError
 
@@ -174,7 +175,7 @@ COLUMNS: dict[str, Callable[[ExperimentResult], Any]] = {
     "mean_power_w": _per("total_energy_j", "total_inference_time_sec"),
     **_fields("baseline_power_w", "energy_adjusted_j", "energy_per_device_j", "total_flops"),
     **_parts("latency_stats", *_LATENCIES),
-    **_parts("extended_metrics", "tpot_mean_ms", "e2e_mean_ms"),
+    **_parts("extended_metrics", *ExtendedEfficiencyMetrics.model_fields),
     **_fields("measurement_valid", "invalid_reasons", "measurement_warnings", "prompts_sha256"),
     **_parts("environment_snapshot", "device", "cpu_model", "gpu_names", "gpu_uuids", "simulated", "driver_version"),
     **_parts("environment_snapshot", "power_limits_w", "model_commit", "image_name", "image_id", "image_repo_digest"),

@@ -30,12 +30,15 @@ METRICS = (
     "energy_per_output_token_j",
     "output_tokens_per_second",
     "total_tokens_per_second",
+    "goodput_requests_per_second",
     "ttft_mean_ms",
     "itl_mean_ms",
     "tpot_mean_ms",
     "e2e_mean_ms",
     "total_energy_j",
     "energy_adjusted_j",
+    "prefill_energy_j",
+    "decode_energy_j",
     "mean_power_w",
     "avg_energy_per_token_j",
     "avg_tokens_per_second",
@@ -51,6 +54,8 @@ PERCENTILES = {
     "itl_p50_ms": "itl_samples >= 1",
     "itl_p95_ms": "itl_samples >= 40",
     "itl_p99_ms": "itl_samples >= 200",
+    "tpot_p50_ms": "ttft_samples >= 1",
+    "tpot_p95_ms": "ttft_samples >= 40",
 }
 """Percentiles over a cycle's requests, and when there are enough of them; these have no bootstrap interval."""
 Cell = tuple[str, str]
@@ -61,6 +66,7 @@ _AT_ONCE = 5000
 _UNITS = (
     (re.compile(r"_per_(output_)?token_j$"), "J/token"),
     (re.compile(r"_tokens_per_second$"), "tokens/s"),
+    (re.compile(r"_requests_per_second$"), "requests/s"),
     (re.compile(r"_tokens$"), "tokens"),
     (re.compile(r"_ms$"), "ms"),
     (re.compile(r"_sec$"), "s"),

@@ -21,7 +21,8 @@ from duckdb import DuckDBPyConnection
 from pydantic_core import to_json
 
 from warehouse.campaign import known_studies
-from warehouse.database import cannot_be_written, exporting
+from warehouse.database import MEMORY_LIMIT, exporting
+from warehouse.database_file import cannot_be_written
 from warehouse.errors import WarehouseError
 from warehouse.export import FORMULA_STARTS, scratch_beside
 from warehouse.schema import SCHEMA_VERSION
@@ -35,14 +36,14 @@ _ESCAPED_UTF8 = re.compile("(%[89A-F][0-9A-F])+")
 
 _CHOSEN_RUNS = """
 CREATE TEMP TABLE chosen AS
-SELECT experiment_key, experiment_id, nullif(study, '') AS study, backend
-FROM runs
+SELECT experiment_key, experiment_id, {study} AS study, {backend} AS backend
+FROM (SELECT * REPLACE (nullif(study, '') AS study) FROM runs)
 WHERE ($study IS NULL OR study = $study) AND ($include_all OR counts)
 """
 _CHOSEN_CAMPAIGNS = """
 CREATE TEMP TABLE chosen_campaigns AS
-SELECT campaign_id, nullif(study, '') AS study, backend
-FROM campaign_groups
+SELECT campaign_id, {study} AS study, {backend} AS backend
+FROM (SELECT * REPLACE (nullif(study, '') AS study) FROM campaign_groups)
 WHERE ($study IS NULL OR study = $study) AND ($include_all OR NOT is_simulated)
 """
 _CHOSEN_FAILURES = """
@@ -68,6 +69,14 @@ TABLES = {
     """,
 }
 """What can be exported, each with the id of its run or campaign, study and backend."""
+_NAMED_IN = {
+    "process_results": "runs",
+    "requests": "runs",
+    "samples": "runs",
+    "warnings": "runs",
+    "intervals": "campaigns",
+}
+"""Where the names of a table's partitions stand whole; in its own many rows they are short already."""
 _ORDER = {
     "runs": "start_time, experiment_id",
     "process_results": "experiment_id, process_index",
@@ -131,7 +140,7 @@ def export_table(
     if place.is_dir():
         raise WarehouseError(f"{target} is a folder. Give a file with -o, or --format parquet.", 2)
     _refuse_database(database, place, target)
-    with _scratch(place, target) as scratch, _chosen(database, scratch, study, include_all, wait_s) as connection:
+    with _scratch(place, target) as scratch, _chosen(database, scratch, study, include_all, wait_s, str) as connection:
         columns = _columns(connection, table, _as_csv if style == "csv" else _as_json)
         order = f" ORDER BY {_ORDER[table]}" if table in _ORDER else ""
         options = "FORMAT csv, HEADER" if style == "csv" else "FORMAT json, ARRAY true"
@@ -165,7 +174,10 @@ def export_lake(
     place = Path(os.path.realpath(target))
     _refuse_full_folder(place, target, overwrite)
     _refuse_database(database, place, target)
-    with _scratch(place, target) as scratch, _chosen(database, scratch, study, include_all, wait_s) as connection:
+    with (
+        _scratch(place, target) as scratch,
+        _chosen(database, scratch, study, include_all, wait_s, _as_partition) as connection,
+    ):
         made = scratch / "export"
         made.mkdir()
         rows: dict[str, int] = {}
@@ -205,6 +217,11 @@ def _scratch(place: Path, target: Path) -> Iterator[Path]:
         ) from None
     try:
         yield scratch
+    except duckdb.OutOfMemoryException:
+        raise WarehouseError(
+            f"{target} cannot be written: it takes more than the {MEMORY_LIMIT} of memory that are for it. Export less "
+            "at once with --table or --study, or only some columns with `warehouse sql QUERY -o FILE`."
+        ) from None
     except duckdb.Error as error:
         raise cannot_be_written(target, error) from None
     except RuntimeError as error:
@@ -221,16 +238,26 @@ def _scratch(place: Path, target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _chosen(
-    database: Path, scratch: Path, study: str | None, include_all: bool, wait_s: float
+    database: Path,
+    scratch: Path,
+    study: str | None,
+    include_all: bool,
+    wait_s: float,
+    named: Callable[[str], str],
 ) -> Iterator[DuckDBPyConnection]:
-    """The warehouse, with what is to be exported in temporary tables."""
+    """The warehouse, with what is to be exported in temporary tables.
+
+    Args:
+        named: from a column of names to what stands for it in each of the many rows of a run.
+    """
     with exporting(database, wait_s, scratch) as connection:
         if study is not None and study not in (studies := known_studies(connection)):
             raise WarehouseError(
                 f"there is no study {study!r} in {database}; there are {', '.join(studies) or 'none'}.", 2
             )
-        connection.execute(_CHOSEN_RUNS, {"study": study, "include_all": include_all})
-        connection.execute(_CHOSEN_CAMPAIGNS, {"study": study, "include_all": include_all})
+        names = {name: named(name) for name in PARTITIONED_BY}
+        connection.execute(_CHOSEN_RUNS.format(**names), {"study": study, "include_all": include_all})
+        connection.execute(_CHOSEN_CAMPAIGNS.format(**names), {"study": study, "include_all": include_all})
         connection.execute(_CHOSEN_FAILURES, {"study": study})
         yield connection
 
@@ -252,8 +279,9 @@ def _columns(connection: DuckDBPyConnection, table: str, converted: Callable[[st
 def _shortened(connection: DuckDBPyConnection, table: str) -> dict[str, str]:
     """Names of partitions that are too long, by what stands for them."""
     found: dict[str, str] = {}
+    source = TABLES[_NAMED_IN.get(table, table)]
     for name in PARTITIONED_BY:
-        query = f"SELECT DISTINCT {_as_partition(name)}, {name} FROM ({TABLES[table]}) WHERE {_is_too_long(name)}"
+        query = f"SELECT DISTINCT {_as_partition(name)}, {name} FROM ({source}) WHERE {_is_too_long(name)}"
         found |= dict(connection.execute(query).fetchall())
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ MOST_MEMORY = 4 * 2**30
 _KINDS = (StatementType.SELECT, StatementType.EXPLAIN, StatementType.MULTI)
 """Statements that ask. PIVOT is several to DuckDB."""
 _WRITES = frozenset({b"copy", b"export"})
+_REFUSED = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.PermissionException)
+_REFUSED_INPUT = re.compile("read-only mode|configuration has been locked|Values were not provided")
+"""Of errors that a query may also end with."""
+_ABOUT_SETTINGS = re.compile(r'\s*Use "SET [^"]*"[^.]*\.?')
+"""Advice that nobody can follow here."""
 _ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError)
 """What Arrow makes of an error in DuckDB, of any kind."""
 
@@ -67,7 +73,8 @@ def run_query(database: Path, query: str, time_limit_s: float = 30.0, wait_s: fl
         EmptyWarehouse: there is nothing to query.
         StillRunning: it ran too long, or Ctrl-C came, and DuckDB is at something that it does not stop. A thread goes
             on with it and holds the database, until that is done or the process ends.
-        WarehouseError: with DuckDB's reason; or it is not one statement that asks something.
+        WarehouseError: with DuckDB's reason; or it is not one statement that asks something. Exit code 2 if it never
+            ran, else 1.
     """
     with streamed(database, query, time_limit_s, wait_s) as rows:
         return Answer(rows.columns, [row for batch in rows.batches for row in batch])
@@ -132,14 +139,26 @@ def _require_question(connection: DuckDBPyConnection, query: str) -> None:
         raise WarehouseError("the query is not UTF-8 text. Give it as UTF-8.", 2)
     statements = connection.extract_statements(query)
     if not statements:
-        raise WarehouseError("the query is empty. Give one, such as: warehouse sql 'SELECT * FROM runs'")
+        raise WarehouseError("the query is empty. Give one, such as: warehouse sql 'SELECT * FROM runs'", 2)
     if len(statements) > 1:
-        raise WarehouseError(f"these are {len(statements)} statements. Give one at a time.")
-    if statements[0].type not in _KINDS or _WRITES & _keywords(query):
-        raise WarehouseError(
-            "only a question can be asked: SELECT, FROM, WITH, VALUES, PIVOT, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN. "
-            "The database is changed by `warehouse ingest` alone."
-        )
+        raise WarehouseError(f"these are {len(statements)} statements. Give one at a time.", 2)
+    if not _asks(statements[0]) or _WRITES & _keywords(query):
+        raise _no_question()
+
+
+def _asks(statement: duckdb.Statement) -> bool:
+    try:
+        return statement.type in _KINDS
+    except ValueError:  # a kind that DuckDB's Python does not know, such as UPDATE EXTENSIONS
+        return False
+
+
+def _no_question() -> WarehouseError:
+    return WarehouseError(
+        "only a question can be asked: SELECT, FROM, WITH, VALUES, PIVOT, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN. "
+        "The database is changed by `warehouse ingest` alone.",
+        2,
+    )
 
 
 def _keywords(query: str) -> set[bytes]:
@@ -192,10 +211,28 @@ class _Limits:
         if self.expired:
             return WarehouseError(self._too_long())
         # Up to the first blank line; below it DuckDB draws where in the query it is.
-        reason = str(error).split("\n\n")[0]
+        reason = _ABOUT_SETTINGS.sub("", str(error).split("\n\n")[0])
         if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or reason.startswith("Out of Memory"):
             return WarehouseError(f"{reason or 'out of memory'}. The query takes too much memory: narrow it.")
-        return WarehouseError(reason)
+        if "read-only mode" in reason:
+            return _no_question()
+        refused = isinstance(error, _REFUSED) or _REFUSED_INPUT.search(reason) is not None
+        return WarehouseError(f"{_sentence(reason)} {_advice(error, reason)}", 2 if refused else 1)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _advice(error: Exception, reason: str) -> str:
+    if isinstance(error, duckdb.PermissionException) or "configuration has been locked" in reason:
+        return "A query sees nothing but the database: ask for its tables and views."
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
+        return "Correct the query; `warehouse schema` shows tables, views and columns."
+    if isinstance(error, duckdb.ConversionException):
+        return "Correct the query; TRY_CAST gives NULL for what cannot be converted."
+    return "Nest the query less deeply." if "depth limit" in reason else "Correct the query."
 
 
 @contextmanager

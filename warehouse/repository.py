@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from images.contract import files
 from images.contract.files import RAW_FOLDER, RESULT_FILE, UnreadableResult
@@ -18,6 +17,8 @@ from images.contract.process import ProcessData, ProcessRecord, load_processes, 
 from images.contract.result import ExperimentResult
 from warehouse.contents import Contents, Finished, scan
 from warehouse.errors import WarehouseError
+from warehouse.intake.records import Broken, Record, look_at, read_directory
+from warehouse.intake.sources import READ, Candidate
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _ID_TIME = re.compile(r"exp_([0-9]{8}_[0-9]{6})_.*")
@@ -247,14 +248,12 @@ class FileSystemRepository:
         except OSError as error:
             raise self._no_base(error) from None
 
-    def document(self, one: Finished) -> dict[str, Any]:
-        """What a finished directory's JSON file holds.
-
-        Raises:
-            UnreadableResult: missing, damaged, or a link out of the base.
-        """
-        self._require_no_way_out(one.file)
-        return files.read_json(one.file)
+    def judged(self, one: Finished) -> Record | Broken:
+        """What ingest takes from a finished directory, or why it takes nothing. It looks into the tables beside the
+        document as well, which this does not."""
+        candidate = Candidate(str(one.path), signature="", n_bytes=0, files=READ)
+        seen = look_at(0, candidate, one.path, self.base_path.resolve())
+        return seen if isinstance(seen, Broken) else read_directory(seen)
 
     def require_inside(self, path: Path) -> None:
         """
@@ -289,16 +288,21 @@ class FileSystemRepository:
         return WarehouseError(f"the results folder {self.base_path} cannot be read ({error.strerror}).")
 
 
+def is_id(text: str) -> bool:
+    """Whether commands take it for an experiment id: it cannot be a path."""
+    return _ID.fullmatch(text) is not None
+
+
 def checked_id(experiment_id: str) -> str:
     """`experiment_id`, if it can be one.
 
     Raises:
         WarehouseError: it could be a path, or has characters that no id has.
     """
-    if not _ID.fullmatch(experiment_id):
+    if not is_id(experiment_id):
         raise WarehouseError(
             f"{experiment_id!r} is no experiment id (such as exp_20260102_030405_0a1b2c3d). "
-            "`warehouse results list` shows them.",
+            "`warehouse results list` shows them, and which directories have one that is not usable.",
             2,
         )
     return experiment_id

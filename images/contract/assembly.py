@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from images.contract import files
 from images.contract.aggregation import aggregate_results
 from images.contract.config import ExperimentConfig
+from images.contract.efficiency import extended_metrics
 from images.contract.facts import Facts
 from images.contract.findings import (
     cool_down_warning,
@@ -17,14 +18,12 @@ from images.contract.findings import (
     placement_warning,
 )
 from images.contract.job import JobContext
-from images.contract.latency import request_means
 from images.contract.parts import (
     CoolDown,
     DeviceEnergy,
     EnergyBreakdown,
     EnergySource,
     EnvironmentSnapshot,
-    ExtendedEfficiencyMetrics,
     MultiGPUMetrics,
     ThermalThrottleInfo,
     WarmupResult,
@@ -59,7 +58,7 @@ def assemble(
     sampled = [one.samples for one in data if one.samples is not None] if devices else []
     samples = files.concat_tables(sampled) if sampled else None
     window_s = _described_s(first)
-    tpot, e2e = request_means(requests, first.span_s)
+    extended = extended_metrics(config, records, requests, metered=bool(devices))
     energy = _total(devices, lambda device: device.energy_j)
     missing = sorted(set(range(config.num_processes)) - {record.raw.process_index for record in records})
     # Idle power is that of all GPUs of the job, so it is no part of what some of them drew.
@@ -77,7 +76,7 @@ def assemble(
         multi_gpu=_multi_gpu(devices),
         environment_snapshot=_environment(facts.environment, records),
         measurement_warnings=context.remarks
-        + _warnings(config, facts, records, window_s)
+        + _warnings(config, facts, records, window_s, extended.schedule_lag_p99_ms)
         + placement_warning(context, _gpu_uuids(records))
         + missing_warning(missing),
         warmup_excluded_samples=sum(record.warmup_requests for record in records),
@@ -86,9 +85,7 @@ def assemble(
         timeseries=None if samples is None else files.TIMESERIES_FILE,
         effective_config=config.model_dump(mode="json"),
         requests=files.REQUESTS_FILE,
-        extended_metrics=ExtendedEfficiencyMetrics(
-            tpot_mean_ms=tpot, e2e_mean_ms=e2e, padding_fraction=_padding(records)
-        ),
+        extended_metrics=extended,
         energy_source=_source(devices),
         invalid_reasons=sorted(
             {code for record in records for code in record.invalid_reasons}
@@ -187,7 +184,13 @@ def _gpu_uuids(records: Sequence[ProcessRecord]) -> list[str]:
     return [uuid for record in records for uuid in record.raw.gpu_uuids or ()]
 
 
-def _warnings(config: ExperimentConfig, facts: Facts, records: Sequence[ProcessRecord], window_s: float) -> list[str]:
+def _warnings(
+    config: ExperimentConfig,
+    facts: Facts,
+    records: Sequence[ProcessRecord],
+    window_s: float,
+    lag_p99_ms: float | None,
+) -> list[str]:
     cached = [record.raw.inference_metrics.cached_input_tokens for record in records]
     found = find_warnings(
         config,
@@ -200,6 +203,7 @@ def _warnings(config: ExperimentConfig, facts: Facts, records: Sequence[ProcessR
         has_chat_template=records[0].has_chat_template,
         no_meter=facts.no_meter,
         no_baseline=facts.no_baseline,
+        lag_p99_ms=lag_p99_ms,
     )
     found += cool_down_warning(facts.cool_down)
     found += foreign_warning(facts.foreign if any(record.devices for record in records) else ())
@@ -228,16 +232,3 @@ def _thermal(records: Sequence[ProcessRecord], cool_down: CoolDown | None) -> Th
         devices=activity,
         cool_down=cool_down,
     )
-
-
-def _padding(records: Sequence[ProcessRecord]) -> float | None:
-    """Padded share of all prompt positions; a process's positions follow from its input tokens and its share."""
-    padded = positions = 0.0
-    for record in records:
-        tokens = record.raw.inference_metrics.input_tokens
-        if record.padding_fraction is None or tokens is None:
-            return None
-        computed = tokens / (1.0 - record.padding_fraction)
-        positions += computed
-        padded += computed - tokens
-    return padded / positions if positions else None

@@ -14,165 +14,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from images.contract.job import ConfigInvalid, ModelUnavailable, only_json
+from images.contract.job import ConfigInvalid, ModelUnavailable
+from images.contract.options.pytorch import PytorchOptions
+from images.contract.options.stub import StubOptions
+from images.contract.options.trt import TrtOptions
+from images.contract.options.vllm import VllmOptions
+from images.contract.strict import Part
+from images.contract.work import Measurement, Sampling, Workload
 
 BackendName = Literal["pytorch", "vllm", "trt", "stub"]
 BACKENDS: tuple[BackendName, ...] = ("pytorch", "vllm", "trt", "stub")
-STAMPING_BACKENDS = frozenset({"pytorch", "stub"})
-"""Backends that put a time stamp on every token."""
+NEEDS_GPU: frozenset[BackendName] = frozenset({"trt"})
+"""Backends that run nowhere else."""
 TINY_LLAMA = "builtin:tiny-llama"
 _LOCAL_PREFIXES = ("/", "./", "../", "~")
 
 
-class _Part(BaseModel):
-    """Strict, because "8" for 8 or yes for 1 is a typing error to be told about, not guessed at."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Workload(_Part):
-    """What is asked of the model."""
-
-    source: str = Field(
-        "builtin",
-        min_length=1,
-        description="builtin (prompts that come with joulehouse), synthetic (random token ids of exactly "
-        "max_input_tokens), or the path of a .jsonl file with a `prompt` in every line",
-    )
-    n_prompts: int = Field(100, ge=1, description="requests in one pass")
-    max_input_tokens: int = Field(512, ge=1, description="longer prompts are cut at the end (tokens)")
-    max_output_tokens: int = Field(128, ge=1, description="most tokens generated per request (tokens)")
-    ignore_eos: bool = Field(False, description="generate max_output_tokens even past the end token")
-    chat_template: Literal["off", "model"] = Field("off", description="wrap prompts in the model's template")
-    add_special_tokens: bool = Field(True, description="let the tokenizer add BOS and the like")
-    order: Literal["given", "shuffled", "longest_first"] = Field(
-        "given", description="order of the requests; shuffled uses the seed"
-    )
-
-
-class Sampling(_Part):
-    """How the next token is chosen; temperature 0 is greedy, and then the others have no effect."""
-
-    temperature: float = Field(0.0, ge=0.0, description="0 is greedy: always the likeliest token")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="sample from the likeliest tokens that add up to this")
-    top_k: int | None = Field(None, ge=1, description="sample from this many likeliest tokens; null is all")
-
-
-class Warmup(_Part):
-    """Rounds of work before the window, until throughput is steady."""
-
-    enabled: bool = Field(True, description="turn the warm-up off to measure a cold start")
-    full_pass: bool = Field(
-        True, description="first one unmeasured pass in the shape of every measured batch, so that none is met anew"
-    )
-    cv_threshold: float = Field(0.05, gt=0.0, description="coefficient of variation that counts as steady")
-    window: int = Field(3, ge=2, description="number of latest rounds the coefficient is taken over")
-    max_rounds: int = Field(10, ge=1, description="stop here even if not steady")
-
-    @model_validator(mode="after")
-    def _can_converge(self) -> Self:
-        if self.max_rounds < self.window:
-            raise ValueError(
-                f"max_rounds ({self.max_rounds}) is below window ({self.window}), so it can never be steady"
-            )
-        return self
-
-
-class Baseline(_Part):
-    """Idle power before load and after the window."""
-
-    enabled: bool = Field(True, description="measure idle power; needs a meter")
-    seconds: float = Field(30.0, ge=1.0, description="length of each idle measurement (s)")
-
-
-class CoolDownGate(_Part):
-    """Wait until every GPU of the job is cool, before anything else."""
-
-    max_temperature_c: float | None = Field(None, gt=0.0, description="wait for this; null does not wait (degrees C)")
-    timeout_s: float = Field(300.0, gt=0.0, description="measure all the same after this time (s)")
-
-
-class Measurement(_Part):
-    """How it is measured."""
-
-    methodology: Literal["total", "steady_state", "windowed"] = Field(
-        "total", description="which part of the run the figures describe"
-    )
-    warmup: Warmup = Warmup()
-    baseline: Baseline = Baseline()
-    sample_interval_ms: int = Field(100, ge=1, description="power sampling interval (ms)")
-    energy: Literal["auto", "nvml", "none"] = Field("auto", description="auto uses NVML where it answers")
-    min_window_s: float = Field(0.0, ge=0.0, description="repeat whole passes until the window is this long (s)")
-    window_skip_s: float = Field(10.0, ge=0.0, description="windowed only: leave out this much at the start (s)")
-    window_length_s: float = Field(30.0, gt=0.0, description="windowed only: and describe this much after it (s)")
-    cool_down: CoolDownGate = CoolDownGate()
-
-
-class _Options(_Part):
-    extra: Annotated[dict[str, Any], AfterValidator(only_json)] = Field(
-        default_factory=dict, description="passed to the engine's constructor, names and values untouched"
-    )
-
-
-class PytorchOptions(_Options):
-    """transformers on PyTorch."""
-
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is cuda where there is a GPU")
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
-        None, description="None is the model's own choice"
-    )
-    torch_compile: bool = Field(False, description="compile the model's forward pass")
-
-
-class VllmOptions(_Options):
-    """vLLM's engine arguments that are swept most; any other goes into `extra`."""
-
-    gpu_memory_utilization: float | None = Field(None, gt=0.0, le=1.0, description="share of the GPU's memory")
-    max_num_seqs: int | None = Field(None, ge=1, description="sequences in one step")
-    max_num_batched_tokens: int | None = Field(None, ge=1, description="tokens in one step")
-    enable_chunked_prefill: bool | None = Field(None, description="split long prompts over steps")
-    enable_prefix_caching: bool | None = Field(None, description="reuse the KV cache of equal prompt starts")
-    kv_cache_dtype: str | None = Field(None, description="such as fp8")
-    quantization: str | None = Field(None, description="such as awq, gptq, fp8")
-    enforce_eager: bool | None = Field(None, description="no CUDA graphs")
-
-
-class TrtOptions(_Options):
-    """TensorRT-LLM's LLM arguments that are swept most; any other goes into `extra`."""
-
-    max_batch_size: int | None = Field(None, ge=1, description="requests in one step")
-    max_num_tokens: int | None = Field(None, ge=1, description="tokens in one step")
-    kv_cache_free_gpu_memory_fraction: float | None = Field(
-        None, gt=0.0, le=1.0, description="share of the memory left after loading that the KV cache gets"
-    )
-    enable_block_reuse: bool | None = Field(None, description="reuse the KV cache of equal prompt starts")
-    scheduler_policy: Literal["max_utilization", "guaranteed_no_evict", "static_batch"] | None = Field(
-        None, description="how requests are admitted"
-    )
-
-
-class StubOptions(_Options):
-    """No model: sleeps for a told time and makes up deterministic tokens. For plumbing tests."""
-
-    window_s: float = Field(0.1, ge=0.0, description="length of one pass over the workload (s)")
-    load_s: float = Field(0.0, ge=0.0, description="time that loading takes (s)")
-    noise: float = Field(0.0, ge=0.0, description="relative standard deviation of window_s, from seed and cycle")
-    fail: Literal[
-        "none", "model_unavailable", "out_of_memory", "gpu_unusable", "measurement_failed", "bug", "killed"
-    ] = Field("none", description="way to fail")
-    hang: Literal["none", "interruptible", "uninterruptible"] = Field(
-        "none", description="never return; uninterruptible ignores SIGTERM, as a call stuck in a driver does"
-    )
-    when: Literal["load", "warm_up", "window"] = Field("window", description="where fail and hang take effect")
-    rank: int | None = Field(None, ge=0, description="process in which fail and hang take effect; null is every one")
-    slowdown_per_rank: float = Field(
-        0.0, ge=0.0, description="each further process's window is longer by this part of window_s"
-    )
-
-
-class ExperimentConfig(_Part):
+class ExperimentConfig(Part):
     """One resolved experiment. Of the backend sections only the chosen backend's is allowed."""
 
     backend: BackendName = Field("pytorch", description="inference engine")
@@ -212,10 +72,21 @@ class ExperimentConfig(_Part):
 
     @model_validator(mode="after")
     def _stamps_what_it_selects_by(self) -> Self:
-        if self.measurement.methodology != "total" and self.backend not in STAMPING_BACKENDS:
+        if self.measurement.methodology != "total" and not self.stamps_tokens:
             raise ValueError(
                 f"methodology {self.measurement.methodology} needs a time stamp on every token, which backend "
-                f"'{self.backend}' does not give; set measurement.methodology: total"
+                f"'{self.backend}' gives with {self.backend}.token_times: true; set that, or methodology: total"
+            )
+        if self.measurement.methodology == "steady_state" and self.workload.arrivals.is_open:
+            raise ValueError("methodology steady_state is of a closed batch; set methodology: total or windowed")
+        return self
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.workload.arrivals.is_open and self.measurement.min_window_s > 0:
+            raise ValueError(
+                "measurement.min_window_s repeats a closed batch; an open loop lasts workload.n_prompts / rate_per_s "
+                "seconds, so raise workload.n_prompts"
             )
         return self
 
@@ -227,6 +98,12 @@ class ExperimentConfig(_Part):
                 "so some process would have nothing to do"
             )
         return self
+
+    @property
+    def stamps_tokens(self) -> bool:
+        """Whether the backend puts a time stamp on every delivery of tokens."""
+        section = {"vllm": self.vllm, "trt": self.trt}.get(self.backend)
+        return section is None or section.token_times
 
     @property
     def model_path(self) -> Path | None:

@@ -66,11 +66,23 @@ REQUESTS_SCHEMA = pa.schema(
         pa.field("e2e_ms", pa.float64()),
         pa.field("queue_ms", pa.float64()),
         pa.field("itl_ms", pa.list_(pa.float64())),
+        pa.field("lag_ms", pa.float64()),
+        pa.field("cached_input_tokens", pa.int32()),
+        pa.field("delivery_tokens", pa.list_(pa.int32())),
     ]
 )
-"""One row per request; arrival in seconds since the window opened; null is not measured."""
+"""One row per request; arrival in seconds since the window opened; null is not measured.
+
+lag_ms: how much later than due the harness handed it over, in an open loop; delivery_tokens: null where every delivery
+was one token.
+"""
 
 SIDECAR_SCHEMAS: dict[str, pa.Schema] = {TIMESERIES_FILE: TIMESERIES_SCHEMA, REQUESTS_FILE: REQUESTS_SCHEMA}
+LATER_COLUMNS: dict[str, tuple[str, ...]] = {
+    TIMESERIES_FILE: (),
+    REQUESTS_FILE: ("lag_ms", "cached_input_tokens", "delivery_tokens"),
+}
+"""Columns that the first files of schema 2.0 lack; they are read as null there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +284,7 @@ def concat_tables(tables: Sequence[Table]) -> Table:
 
 
 def load_table(directory: Path, file: str, kind: str | None = None) -> Table:
-    """Read a sidecar named by its result, as its schema has it.
+    """Read a sidecar named by its result, as its schema has it; what came later is null in an older file.
 
     Args:
         kind: the sidecar whose schema it has, if its own name does not say.
@@ -282,12 +294,13 @@ def load_table(directory: Path, file: str, kind: str | None = None) -> Table:
         FileNotFoundError: not there.
     """
     path = directory / file
-    schema = SIDECAR_SCHEMAS.get(kind or file)
+    kind = kind or file
+    schema = SIDECAR_SCHEMAS.get(kind)
     try:
         # Opened by us, because Arrow takes no path that is not UTF-8; one thread, because files are small and many.
         with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
             table = parquet.read(use_threads=False)
-        return table if schema is None else _conform(table, schema, file)
+        return table if schema is None else _conform(_with_later_columns(table, schema, kind), schema, file)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -314,6 +327,13 @@ def _candidates(output_dir: Path, name: str) -> Iterator[Path]:
     while True:
         number += 1
         yield output_dir / f"{name}_{number}"
+
+
+def _with_later_columns(table: Table, schema: pa.Schema, kind: str) -> Table:
+    for name in LATER_COLUMNS[kind]:
+        if name not in table.column_names:
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    return table
 
 
 def _conform(table: Table, schema: pa.Schema, file: str) -> Table:

@@ -14,6 +14,8 @@ from images.contract.parts import CoolDown, WarmupResult
 
 MIN_WINDOW_S = 60.0
 MIN_PROMPTS = 30
+MAX_LAG_P99_MS = 20.0
+"""Of the harness's own lateness in an open loop: a user would not notice it."""
 
 
 def find_warnings(
@@ -28,6 +30,7 @@ def find_warnings(
     has_chat_template: bool,
     no_meter: str | None,
     no_baseline: str | None,
+    lag_p99_ms: float | None = None,
 ) -> list[str]:
     """Everything about the experiment as a whole that its reader should know before trusting it.
 
@@ -35,8 +38,10 @@ def find_warnings(
         window_s: length of the measured window (s).
         stamped_requests: requests with latency figures.
         no_meter, no_baseline: why there is none; None if there is one.
+        lag_p99_ms: how late the harness handed requests of an open loop over (ms).
     """
     found = []
+    is_open = config.workload.arrivals.is_open
     if no_meter is not None:
         found.append(f"no_energy_meter: energy was not measured: {no_meter}. Quote speed and latency only.")
     elif no_baseline is not None:
@@ -44,7 +49,7 @@ def find_warnings(
     if window_s < MIN_WINDOW_S:
         found.append(
             f"short_duration: the window lasted {window_s:.1f} s, under {MIN_WINDOW_S:.0f} s. "
-            "Raise workload.n_prompts, or set measurement.min_window_s."
+            f"Raise workload.n_prompts{'' if is_open else ', or set measurement.min_window_s'}."
         )
     if n_requests < MIN_PROMPTS:
         found.append(f"low_sample_count: {n_requests} requests, under {MIN_PROMPTS}. Raise workload.n_prompts.")
@@ -54,6 +59,11 @@ def find_warnings(
                 f"few_requests_for_{percentile}: {stamped_requests} requests, under {needed}. "
                 f"Do not quote {percentile}, or raise workload.n_prompts."
             )
+    if lag_p99_ms is not None and lag_p99_ms > MAX_LAG_P99_MS:
+        found.append(
+            f"late_arrivals: requests were handed over up to {lag_p99_ms:.0f} ms (p99) later than they were due, which "
+            "is in their latency. Give the job more CPU cores, or lower workload.arrivals.rate_per_s."
+        )
     found += _warmup_warnings(warmup)
     if cached_input_tokens or not caches_emptied:
         seen = "an unknown number of" if cached_input_tokens is None else cached_input_tokens

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from images.contract.scheduling import Scheduling
 
-CONTRACT_VERSION = "3"
+CONTRACT_VERSION = "4"
 
 # What an image is started with: IMAGE --config FILE --output DIR [--context FILE].
 ARG_CONFIG = "--config"
@@ -24,6 +24,7 @@ ARG_OUTPUT = "--output"
 # Where things are inside a container.
 RESULTS_MOUNT = "/results"
 MODELS_MOUNT = "/models"
+ENGINES_MOUNT = "/engines"
 
 # Files that runner and job exchange in the output folder while the job runs.
 CONFIG_FILE = "config.json"
@@ -34,6 +35,8 @@ PROGRESS_FILE = "progress.json"
 ENV_LOG_LEVEL = "JOULEHOUSE_LOG_LEVEL"
 ENV_HF_HUB_CACHE = "HF_HUB_CACHE"
 ENV_HF_HUB_OFFLINE = "HF_HUB_OFFLINE"
+ENV_ENGINE_CACHE = "JOULEHOUSE_ENGINE_CACHE"
+"""Names a writable folder that outlives the job, for engines that take long to build; without it every job builds."""
 
 # OCI image labels, set by every Dockerfile and read by the docker launcher.
 LABEL_CONTRACT = "io.joulehouse.contract"

@@ -223,12 +223,56 @@ class ThermalThrottleInfo(Record):
     cool_down: CoolDown | None = None
 
 
+class PhaseEnergy(Record):
+    """Energy of prefill and of decode in one process's part of the window; `images/harness/phases.py` defines both.
+
+    Both or neither are known; the note says why they are not.
+    """
+
+    prefill_j: float | None = Field(None, description="while every running request waits for its first token (J)")
+    decode_j: float | None = Field(None, description="while every running request has had its first token (J)")
+    bound_j: float | None = Field(None, description="bound of the error of either (J)")
+    mixed_fraction: float | None = Field(
+        None, description="share of the busy time with prefill and decode at once; its energy is in neither"
+    )
+    note: str | None = Field(None, description="not separable: why")
+
+
 class ExtendedEfficiencyMetrics(Record):
-    """Further efficiency figures."""
+    """Further efficiency figures; `images/contract/efficiency.py` defines them."""
 
     tpot_mean_ms: float | None = Field(None, description="(e2e - ttft) / (output tokens - 1), mean over requests (ms)")
+    tpot_p50_ms: float | None = Field(None, description="median over requests (ms)")
+    tpot_p95_ms: float | None = Field(None, description="over requests; needs 40 (ms)")
     e2e_mean_ms: float | None = Field(None, description="arrival to last token, mean over requests (ms)")
+    tokens_per_delivery_mean: float | None = Field(None, description="output tokens / deliveries of them")
     padding_fraction: float | None = Field(None, description="padded positions / all prompt positions computed")
+    batch_efficiency: float | None = Field(
+        None, description="time integral of the running requests / (requests that could run at once x window)"
+    )
+    kv_cache_hit_rate: float | None = Field(None, description="input tokens served from a cache / input tokens")
+    weights_mb: float | None = Field(None, description="the model's, over all processes (MB, 10^6 bytes)")
+    peak_memory_mb: float | None = Field(
+        None, description="highest since load, as the backend says, over all processes (MB, 10^6 bytes)"
+    )
+    kv_cache_mb: float | None = Field(None, description="for keys and values, over all processes (MB, 10^6 bytes)")
+    goodput_requests_per_second: float | None = Field(
+        None, description="requests within all of measurement.limits / window; None without a limit (requests/s)"
+    )
+    goodput_fraction: float | None = Field(None, description="requests within all limits / requests")
+    schedule_lag_p50_ms: float | None = Field(None, description="open loop: handed over later than due, median (ms)")
+    schedule_lag_p99_ms: float | None = Field(None, description="open loop: over requests; needs 200 (ms)")
+    prefill_energy_j: float | None = Field(
+        None, description="while every running request waits for its first token; None if not separable (J)"
+    )
+    decode_energy_j: float | None = Field(
+        None, description="while every running request has had its first token; None if not separable (J)"
+    )
+    phase_energy_bound_j: float | None = Field(None, description="bound of the error of either (J)")
+    phase_energy_note: str | None = Field(None, description="not separable: why")
+    mixed_phase_fraction: float | None = Field(
+        None, description="share of the busy time with prefill and decode at once; its energy is in neither"
+    )
 
 
 class EnvironmentSnapshot(Record):

@@ -19,6 +19,7 @@ from images.contract.parts import (
     CoolDown,
     DeviceActivity,
     DeviceEnergy,
+    PhaseEnergy,
     RawProcessResult,
     Record,
     WarmupResult,
@@ -47,6 +48,11 @@ class ProcessRecord(Record):
     caches_emptied: bool = True
     has_chat_template: bool = False
     padding_fraction: float | None = Field(None, description="padded positions / all prompt positions computed")
+    slots: int | None = Field(None, description="requests that the engine works on at once")
+    weights_mb: float | None = Field(None, description="the model's (MB, 10^6 bytes)")
+    kv_cache_mb: float | None = Field(None, description="for keys and values (MB, 10^6 bytes)")
+    peak_memory_mb: float | None = Field(None, description="highest since load, as the backend says (MB, 10^6 bytes)")
+    phases: PhaseEnergy | None = Field(None, description="None without a meter")
     prompts_sha256: str | None = None
     device: str | None = None
     model_commit: str | None = None

@@ -13,12 +13,17 @@ from images.harness.flops import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt, tokenised and cut."""
+    """One prompt, tokenised and cut.
+
+    Attributes:
+        due_s: open loop: when it arrives, in seconds after its pass began; None: with its pass.
+    """
 
     index: int
     token_ids: tuple[int, ...]
     max_output_tokens: int
     ignore_eos: bool
+    due_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Generation:
         started_s: when work on the request began; None if the backend does not know.
         delivery_s: when each delivery of tokens reached the host; None if the backend stamps none.
         delivery_tokens: tokens in each delivery, same length; they add up to len(output_ids).
+        ends_s: when the first and the last token came, of a backend that knows no more than that.
     """
 
     request_index: int
@@ -39,6 +45,38 @@ class Generation:
     delivery_s: tuple[float, ...] | None
     delivery_tokens: tuple[int, ...] | None
     cached_input_tokens: int | None = None
+    ends_s: tuple[float, float] | None = None
+
+    @property
+    def first_token_s(self) -> float | None:
+        return self.delivery_s[0] if self.delivery_s else self.ends_s and self.ends_s[0]
+
+    @property
+    def last_token_s(self) -> float | None:
+        return self.delivery_s[-1] if self.delivery_s else self.ends_s and self.ends_s[1]
+
+
+class Arrivals(Protocol):
+    """Requests of an open loop, handed over when they are due by a thread of the harness's own.
+
+    However slow the engine is, the schedule goes on; what has arrived waits here, and the wait is part of its latency.
+    """
+
+    def take(self, timeout_s: float | None) -> list[Request]:
+        """What has arrived and was not taken yet, in order of arrival.
+
+        Args:
+            timeout_s: how long to wait if there is nothing (s); 0 does not wait, None waits until something comes.
+
+        Returns:
+            Nothing if the time is over, or if no more will ever come.
+        """
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every request has been taken."""
+        ...
 
 
 class Tokenizer(Protocol):
@@ -66,7 +104,10 @@ class LoadedModel:
 
     Attributes:
         device: the GPU's name, or cpu.
+        slots: requests that the engine works on at once; None: batch_size.
         observed_settings: what the engine really uses, as far as it says, beside what was asked for.
+        findings: `code: what was seen. What to do.`, such as of an option that did not take effect
+            (`not_in_effect`).
     """
 
     tokenizer: Tokenizer
@@ -75,7 +116,24 @@ class LoadedModel:
     parameters: int | None = None
     context_length: int | None = None
     model_commit: str | None = None
+    slots: int | None = None
     observed_settings: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Device memory, or that of the process where the model runs on the CPU; None is not known (MB, 10^6 bytes).
+
+    Attributes:
+        weights_mb: of the model, once loaded.
+        kv_cache_mb: set aside for, or at most held by, keys and values.
+        peak_mb: highest since load.
+    """
+
+    weights_mb: float | None = None
+    kv_cache_mb: float | None = None
+    peak_mb: float | None = None
 
 
 class Backend(Protocol):
@@ -88,6 +146,10 @@ class Backend(Protocol):
 
     def run(self, requests: Sequence[Request], /) -> list[Generation]:
         """Work through a closed batch and return one generation per request, in any order."""
+        ...
+
+    def serve(self, arrivals: Arrivals, /) -> list[Generation]:
+        """Work on requests as they arrive, until all have come and are done; one generation each, in any order."""
         ...
 
     def delivered(self) -> int | None:
@@ -106,8 +168,8 @@ class Backend(Protocol):
         """Forget what earlier requests left behind; False if the backend cannot."""
         ...
 
-    def peak_memory_mb(self) -> float | None:
-        """Peak device memory since load (MB, 10^6 bytes); None if the model is not on a device."""
+    def memory(self) -> MemoryUse:
+        """Asked once, after the window."""
         ...
 
     def padding_fraction(self) -> float | None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from images.contract.config import CoolDownGate, ExperimentConfig
+from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid, GpuUnusable, JobContext
 from images.contract.parts import CoolDown, EnvironmentSnapshot
+from images.contract.work import CoolDownGate
 from images.harness.nvml import Device, MeterUnavailable, driver_versions, open_devices
 from images.harness.sampler import Clock
 

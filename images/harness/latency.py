@@ -2,19 +2,21 @@
 
 TTFT = arrival -> first delivery, queueing included. ITL = every gap between consecutive deliveries.
 TPOT = (e2e - ttft) / (output tokens - 1), of requests with two tokens and more. A request arrives when its pass is
-handed over, the first pass at the opening mark; so do the later batches of a backend that batches itself.
+handed over, the first pass at the opening mark; so do the later batches of a backend that batches itself. In an open
+loop it arrives when it is due, and its lag is by how much the harness handed it over later.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from images.contract import files
 from images.harness.backend import Generation, Request
+from images.harness.window import Pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +34,21 @@ class RequestRecord:
     e2e_ms: float | None
     queue_ms: float | None
     itl_ms: list[float] | None
+    lag_ms: float | None
+    cached_input_tokens: int | None
+    delivery_tokens: list[int] | None
 
 
-def records(
-    requests: Sequence[Request],
-    generations: Iterable[Generation],
-    arrived_s: float,
-    opened_s: float,
-    process_index: int = 0,
-) -> list[RequestRecord]:
-    """One record per request, by request index.
+def records(one: Pass, opened_s: float, process_index: int = 0) -> list[RequestRecord]:
+    """One record per request of a pass, by request index.
 
     Args:
-        arrived_s: when all of them were handed over, on `time.perf_counter()`'s clock.
-        opened_s: the window's opening mark on the same clock.
+        opened_s: the window's opening mark on `time.perf_counter()`'s clock.
     """
-    inputs = {request.index: len(request.token_ids) for request in requests}
-    ordered = sorted(generations, key=lambda generation: generation.request_index)
+    requests = {request.index: request for request in one.requests}
+    ordered = sorted(one.generations, key=lambda generation: generation.request_index)
     return [
-        _record(generation, inputs[generation.request_index], arrived_s, arrived_s - opened_s, process_index)
-        for generation in ordered
+        _record(one, requests[generation.request_index], generation, opened_s, process_index) for generation in ordered
     ]
 
 
@@ -62,20 +59,28 @@ def requests_table(rows: Sequence[RequestRecord]) -> files.Table:
     )
 
 
-def _record(
-    generation: Generation, input_tokens: int, arrived_s: float, arrival_s: float, process_index: int
-) -> RequestRecord:
-    times = generation.delivery_s or None
+def _record(one: Pass, request: Request, generation: Generation, opened_s: float, process_index: int) -> RequestRecord:
+    arrived_s = one.arrived_s + (request.due_s or 0.0)
+    handed_s = one.handed_s.get(request.index)
+    times, tokens = generation.delivery_s or None, generation.delivery_tokens
     return RequestRecord(
         process_index=process_index,
         request_index=generation.request_index,
-        input_tokens=input_tokens,
+        input_tokens=len(request.token_ids),
         output_tokens=len(generation.output_ids),
         finish_reason=generation.finish_reason,
         output_sha256=hashlib.sha256(np.asarray(generation.output_ids, dtype="<i8").tobytes()).hexdigest(),
-        arrival_s=arrival_s,
-        ttft_ms=(times[0] - arrived_s) * 1e3 if times else None,
-        e2e_ms=(times[-1] - arrived_s) * 1e3 if times else None,
-        queue_ms=None if generation.started_s is None else (generation.started_s - arrived_s) * 1e3,
+        arrival_s=arrived_s - opened_s,
+        ttft_ms=_since(arrived_s, generation.first_token_s),
+        e2e_ms=_since(arrived_s, generation.last_token_s),
+        queue_ms=_since(arrived_s, generation.started_s),
         itl_ms=(np.diff(times) * 1e3).tolist() if times else None,
+        lag_ms=_since(arrived_s, handed_s),
+        cached_input_tokens=generation.cached_input_tokens,
+        delivery_tokens=list(tokens) if tokens is not None and any(count != 1 for count in tokens) else None,
     )
+
+
+def _since(arrived_s: float, moment_s: float | None) -> float | None:
+    """ms"""
+    return None if moment_s is None else (moment_s - arrived_s) * 1e3

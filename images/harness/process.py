@@ -21,12 +21,13 @@ from images.contract.parts import (
     Timestamps,
 )
 from images.contract.process import ProcessData, ProcessRecord
-from images.harness.backend import Backend, LoadedModel
+from images.harness.backend import Backend, LoadedModel, MemoryUse
 from images.harness.findings import meter_findings, meter_verdict
 from images.harness.flops import count_flops
 from images.harness.latency import RequestRecord, records, requests_table
 from images.harness.meter import Meter, Metered
 from images.harness.nvml import Device
+from images.harness.phases import split_energy
 from images.harness.progress import Live, Progress
 from images.harness.warmup import warm_up, warmup_requests
 from images.harness.window import Marks, Window, run_window
@@ -88,17 +89,14 @@ def measure_process(
             passes = prepare_passes(workload, config, loaded, place.index, _passes_needed(config))
             progress.phase("window")
             try:
-                window = run_window(passes, config, backend, meter, marks)
+                window = run_window(passes, config, backend, meter, marks, loaded.slots)
             finally:
                 meter.stop()
         progress.phase("close")
         metered = meter.metered(window.opened_s, window.closed_s, window.span)
-        rows = [
-            row
-            for one in window.passes
-            for row in records(one.requests, one.generations, one.arrived_s, window.opened_s, place.index)
-        ]
-        raw = _raw_result(config, context, place, loaded, window, rows, metered, backend)
+        rows = [row for one in window.passes for row in records(one, window.opened_s, place.index)]
+        memory = backend.memory()
+        raw = _raw_result(config, context, place, loaded, window, rows, metered, memory)
         data = ProcessData(
             record=ProcessRecord(
                 raw=raw,
@@ -113,11 +111,16 @@ def measure_process(
                 caches_emptied=window.caches_emptied,
                 has_chat_template=loaded.tokenizer.has_chat_template,
                 padding_fraction=backend.padding_fraction(),
+                slots=loaded.slots or config.batch_size,
+                weights_mb=memory.weights_mb,
+                kv_cache_mb=memory.kv_cache_mb,
+                peak_memory_mb=memory.peak_mb,
+                phases=split_energy(rows, metered, window.described, place.first_gpu),
                 prompts_sha256=workload.prompts_sha256,
                 device=loaded.device,
                 model_commit=loaded.model_commit,
                 observed_settings=dict(loaded.observed_settings),
-                findings=meter_findings(config, metered, meter.devices),
+                findings=[*loaded.findings, *meter_findings(config, metered, meter.devices)],
                 invalid_reasons=meter_verdict(metered, meter.devices, raw.timestamps.duration_sec),
             ),
             requests=requests_table(rows),
@@ -153,13 +156,13 @@ def _raw_result(
     window: Window,
     rows: Sequence[RequestRecord],
     metered: Metered,
-    backend: Backend,
+    memory: MemoryUse,
 ) -> RawProcessResult:
     """Tokens, time, energy and latency of the described part of the window."""
     start_s, end_s = window.described
     own_end_s = min(end_s, window.finished_s - window.opened_s)
     seconds = own_end_s - start_s
-    input_tokens, output_tokens = _tokens(window)
+    input_tokens, cached_tokens, output_tokens = _tokens(window)
     if input_tokens + output_tokens == 0:
         raise MeasurementFailed(
             "no token was generated in the part of the window that is described.",
@@ -169,7 +172,6 @@ def _raw_result(
     flops, method = count_flops(
         ((row.input_tokens, row.output_tokens) for row in rows), loaded.shape, loaded.parameters
     )
-    cached = [generation.cached_input_tokens for one in window.passes for generation in one.generations]
     # Of a CPU run's GPUs only simulated ones are named: nothing can be computed on them.
     gpu_uuids = [] if not metered.devices and loaded.device == "cpu" else context.gpu_uuids or []
     energies = [device.energy_j for device in metered.devices]
@@ -196,7 +198,7 @@ def _raw_result(
             total_inference_time_sec=seconds,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
-            cached_input_tokens=None if None in cached else sum(count for count in cached if count is not None),
+            cached_input_tokens=cached_tokens,
         ),
         energy_metrics=EnergyMetrics(
             total_energy_joules=energy,
@@ -207,7 +209,7 @@ def _raw_result(
             # Of a part of the window it is not known which positions were computed in it.
             total_flops=flops if window.span is None else None,
             flops_method=method,
-            peak_memory_mb=backend.peak_memory_mb() or _peak_process_memory_mb(),
+            peak_memory_mb=memory.peak_mb or _peak_process_memory_mb(),
         ),
         energy_per_device_j=[one for one in energies if one is not None] if energy is not None else None,
         per_request_latencies_ms=[row.e2e_ms for row in whole if row.e2e_ms is not None],
@@ -217,24 +219,30 @@ def _raw_result(
     )
 
 
-def _tokens(window: Window) -> tuple[int, int]:
-    """Input and output tokens of the described part: by time stamp, input at the request's first token."""
+def _tokens(window: Window) -> tuple[int, int | None, int]:
+    """Input tokens, those of them that a cache served, and output tokens of the described part.
+
+    By time stamp, input at the request's first token.
+    """
     inputs = {request.index: len(request.token_ids) for one in window.passes for request in one.requests}
     generations = [generation for one in window.passes for generation in one.generations]
     if window.span is None:
-        return sum(inputs.values()), sum(len(generation.output_ids) for generation in generations)
-    start_s, end_s = (window.opened_s + edge for edge in window.span)
-    input_tokens = output_tokens = 0
-    for generation in generations:
-        stamps = generation.delivery_s or ()
-        if stamps and start_s <= stamps[0] <= end_s:
-            input_tokens += inputs[generation.request_index]
-        output_tokens += sum(
+        begun, output_tokens = generations, sum(len(generation.output_ids) for generation in generations)
+    else:
+        start_s, end_s = (window.opened_s + edge for edge in window.span)
+        begun = [one for one in generations if one.delivery_s and start_s <= one.delivery_s[0] <= end_s]
+        output_tokens = sum(
             count
-            for stamp, count in zip(stamps, generation.delivery_tokens or (), strict=True)
+            for one in generations
+            for stamp, count in zip(one.delivery_s or (), one.delivery_tokens or (), strict=True)
             if start_s <= stamp <= end_s
         )
-    return input_tokens, output_tokens
+    cached = [one.cached_input_tokens for one in begun]
+    return (
+        sum(inputs[one.request_index] for one in begun),
+        None if None in cached else sum(count for count in cached if count is not None),
+        output_tokens,
+    )
 
 
 def _gpu_name(place: Place, loaded: LoadedModel) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from images.contract.config import ExperimentConfig
 from images.contract.job import MeasurementFailed
 from images.harness.backend import Backend, Generation, Request
 from images.harness.meter import Meter
+from images.harness.open_loop import feeding
 
 Span = tuple[float, float]
 """From, to, in seconds after the window opened."""
@@ -49,11 +50,17 @@ class OwnMarks:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass over the workload: all its requests arrived when it started."""
+    """One pass over the workload.
+
+    Attributes:
+        arrived_s: when it began, which is when all its requests arrived that are not due later.
+        handed_s: open loop: when each was handed over, by request index.
+    """
 
     requests: Sequence[Request]
     arrived_s: float
     generations: Sequence[Generation]
+    handed_s: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +87,18 @@ class Window:
 
 
 def run_window(
-    prepared: Sequence[Sequence[Request]], config: ExperimentConfig, backend: Backend, meter: Meter, marks: Marks
+    prepared: Sequence[Sequence[Request]],
+    config: ExperimentConfig,
+    backend: Backend,
+    meter: Meter,
+    marks: Marks,
+    slots: int | None = None,
 ) -> Window:
     """Drain, empty caches, mark, whole passes, drain, mark.
 
     Args:
         prepared: requests of each pass; where more are needed, they come again.
+        slots: requests that the backend works on at once; None: batch_size.
 
     Raises:
         MeasurementFailed: a request did not come back, or came back twice; no part of the window is what the
@@ -103,21 +116,31 @@ def run_window(
     while True:
         arrived_s = time.perf_counter() if passes else opened_s
         requests = _numbered(prepared[len(passes) % len(prepared)], len(passes))
-        generations = backend.run(requests)
+        generations, handed_s = _work_through(requests, arrived_s, backend)
         backend.drain()
         meter.snap()
         finished_s = time.perf_counter()
-        passes.append(Pass(requests, arrived_s, generations))
+        passes.append(Pass(requests, arrived_s, generations, handed_s))
         if finished_s - opened_s >= config.measurement.min_window_s:
             break
         caches_emptied = backend.reset_caches() and caches_emptied
         backend.drain()
     for one in passes:
         _check_pass(one, opened_s, finished_s)
-    own_span = _describe(config, passes, opened_s, finished_s)
+    own_span = _describe(config, slots or config.batch_size, passes, opened_s, finished_s)
     closed_s, span = marks.close(finished_s, own_span, meter)
     meter.finish(closed_s)
     return Window(opened_s, finished_s, closed_s, opened_at, passes, caches_emptied, span)
+
+
+def _work_through(
+    requests: Sequence[Request], began_s: float, backend: Backend
+) -> tuple[list[Generation], Mapping[int, float]]:
+    """What came back, and when each request of an open loop was handed over."""
+    if requests[0].due_s is None:
+        return backend.run(requests), {}
+    with feeding(requests, began_s) as feed:
+        return backend.serve(feed), feed.handed_s
 
 
 def _numbered(requests: Sequence[Request], number: int) -> Sequence[Request]:
@@ -125,13 +148,12 @@ def _numbered(requests: Sequence[Request], number: int) -> Sequence[Request]:
     if number == 0:
         return requests
     offset = number * len(requests)
-    return [
-        Request(offset + at, request.token_ids, request.max_output_tokens, request.ignore_eos)
-        for at, request in enumerate(requests)
-    ]
+    return [replace(request, index=offset + at) for at, request in enumerate(requests)]
 
 
-def _describe(config: ExperimentConfig, passes: Sequence[Pass], opened_s: float, finished_s: float) -> Span | None:
+def _describe(
+    config: ExperimentConfig, slots: int, passes: Sequence[Pass], opened_s: float, finished_s: float
+) -> Span | None:
     """The part of the window that the methodology describes; None for all of it.
 
     Raises:
@@ -145,10 +167,11 @@ def _describe(config: ExperimentConfig, passes: Sequence[Pass], opened_s: float,
         if span[1] > finished_s - opened_s:
             raise MeasurementFailed(
                 f"the work took {finished_s - opened_s:.1f} s, and the part to describe ends at {span[1]:.1f} s.",
-                "Raise measurement.min_window_s, or lower measurement.window_skip_s or window_length_s.",
+                f"Raise {'workload.n_prompts' if config.workload.arrivals.is_open else 'measurement.min_window_s'}, or "
+                "lower measurement.window_skip_s or window_length_s.",
             )
         return span
-    return full_load(passes, config.batch_size, opened_s)
+    return full_load(passes, slots, opened_s)
 
 
 def full_load(passes: Sequence[Pass], slots: int, opened_s: float) -> Span:
@@ -163,11 +186,12 @@ def full_load(passes: Sequence[Pass], slots: int, opened_s: float) -> Span:
     changes: list[tuple[float, int]] = []
     for one in passes:
         for generation in one.generations:
-            if generation.started_s is None or not generation.delivery_s:
+            last_token_s = generation.last_token_s
+            if generation.started_s is None or last_token_s is None:
                 raise MeasurementFailed(
                     "the backend does not say when requests start and end.", "Set measurement.methodology: total."
                 )
-            changes += [(generation.started_s, 1), (generation.delivery_s[-1], -1)]
+            changes += [(generation.started_s, 1), (last_token_s, -1)]
     running, first_s, last_s = 0, None, None
     for moment_s, change in sorted(changes):
         if running >= full and change < 0:
@@ -204,6 +228,8 @@ def _broken_promise(request: Request, generation: Generation, opened_s: float, f
     wrong one."""
     produced = len(generation.output_ids)
     times, tokens = generation.delivery_s, generation.delivery_tokens
+    if generation.ends_s is not None and not opened_s <= generation.ends_s[0] <= generation.ends_s[1] <= finished_s:
+        return "time stamps outside the measured window"
     if not 0 < produced <= request.max_output_tokens:
         return f"{produced} output tokens, {request.max_output_tokens} allowed"
     if times is None:

@@ -1,105 +1,53 @@
-"""The requests: rendered, tokenised and cut once, so that every backend gets the same token ids."""
+"""The requests: made once from the tokenised prompts, so that every backend gets the same ones."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid, MeasurementFailed
 from images.harness.backend import LoadedModel, Request, Tokenizer
+from images.harness.lengths import draw_lengths
+from images.harness.open_loop import schedule
+from images.harness.prompts import tokenised_prompts
 
-# Written for joulehouse. 12 x 24 x 12 distinct prompts, walked so that neighbours differ in every part.
-_TASKS = (
-    "Explain {} to {}.",
-    "Write a short story about {} for {}.",
-    "List five common mistakes people make with {}, addressed to {}.",
-    "Summarise what is known about {} in one paragraph for {}.",
-    "Compare two ways of thinking about {} and recommend one to {}.",
-    "Draft an email that asks a colleague for help with {}; the reader is {}.",
-    "Invent a quiz of three questions on {} for {}, with answers.",
-    "Describe step by step how one would start learning about {} if one were {}.",
-    "Give arguments for and against spending public money on {}, in words that suit {}.",
-    "Tell the history of {} as a timeline for {}.",
-    "Translate the main idea of {} into a metaphor that {} would like.",
-    "Write a function in any programming language that has to do with {}, with comments for {}.",
-)
-_TOPICS = (
-    "the tides",
-    "electric motors",
-    "sourdough bread",
-    "public libraries",
-    "prime numbers",
-    "bird migration",
-    "railway timetables",
-    "glass making",
-    "the immune system",
-    "chess openings",
-    "urban trees",
-    "compound interest",
-    "sleep",
-    "weather forecasts",
-    "open source software",
-    "bicycle gears",
-    "coral reefs",
-    "jazz harmony",
-    "vaccines",
-    "map projections",
-    "heat pumps",
-    "sorting algorithms",
-    "volcanoes",
-    "the printing press",
-)
-_READERS = (
-    "a curious child",
-    "a busy manager",
-    "a first-year student",
-    "a retired engineer",
-    "a sceptical neighbour",
-    "a new colleague",
-    "a school class",
-    "a journalist",
-    "a nurse on night shift",
-    "a small business owner",
-    "a museum visitor",
-    "a policy maker",
-)
-BUILTIN_PROMPTS = len(_TASKS) * len(_TOPICS) * len(_READERS)
-_WARMUP_STREAM, _PASS_STREAM = 1, 2  # keep the random numbers of warm-up and later passes apart from the workload's
+_WARMUP_STREAM, _OUTPUTS_STREAM = 1, 5  # keep these random numbers apart from each other's and all others of the seed
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedWorkload:
-    """Requests in the order they are handed over, and the hash of their token ids."""
+    """Requests in the order they are handed over, and the hash of their prompts.
+
+    Attributes:
+        prompts_sha256: of each prompt's length and token ids, as little-endian 64-bit integers, in that order. It names
+            what goes in: workloads that differ in outputs, arrivals or sampling only have the same one.
+    """
 
     requests: tuple[Request, ...]
     prompts_sha256: str
 
 
 def prepare_workload(config: ExperimentConfig, loaded: LoadedModel) -> PreparedWorkload:
-    """Render, tokenise, cut and order the prompts.
+    """Render, tokenise, cut and order the prompts, and say when each request arrives.
 
     Raises:
         ConfigInvalid: no or malformed prompts, too few for n_prompts, or too long for the model.
     """
-    ordered = _prompts(config, loaded, number=0)
+    requests = _requests_of_pass(config, loaded, number=0)
     digest = hashlib.sha256()
-    for ids in ordered:
-        digest.update(np.asarray([len(ids), *ids], dtype="<i8").tobytes())
-    requests = tuple(_request(index, ids, config, ignore_eos=None) for index, ids in enumerate(ordered))
-    return PreparedWorkload(requests, digest.hexdigest())
+    for request in requests:
+        digest.update(np.asarray([len(request.token_ids), *request.token_ids], dtype="<i8").tobytes())
+    return PreparedWorkload(_on_schedule(requests, config), digest.hexdigest())
 
 
 def share_of(workload: PreparedWorkload, index: int, config: ExperimentConfig) -> PreparedWorkload:
     """What process `index` of `config.num_processes` works on: every n-th request, counted from 0 again.
 
-    The hash stays that of all requests.
+    The hash stays that of all requests. In an open loop each request stays due when it was.
 
     Raises:
         ConfigInvalid: there are fewer requests than processes.
@@ -109,8 +57,7 @@ def share_of(workload: PreparedWorkload, index: int, config: ExperimentConfig) -
             f"workload.n_prompts is {len(workload.requests)}, fewer than num_processes ({config.num_processes}).",
             "Raise workload.n_prompts, or lower num_processes.",
         )
-    share = workload.requests[index :: config.num_processes]
-    return replace(workload, requests=tuple(replace(request, index=at) for at, request in enumerate(share)))
+    return replace(workload, requests=_share(workload.requests, index, config))
 
 
 def prepare_passes(
@@ -120,15 +67,12 @@ def prepare_passes(
 
     Every pass has prompts of its own where the source has that many, so that no cache serves it.
     """
-    passes = [workload.requests]
-    for number in range(1, count):
-        share = _prompts(config, loaded, number)[index :: config.num_processes]
-        passes.append(tuple(_request(at, ids, config, ignore_eos=None) for at, ids in enumerate(share)))
-    return passes
+    later = [_share(_requests_of_pass(config, loaded, number), index, config) for number in range(1, count)]
+    return [workload.requests, *later]
 
 
 def warmup_pass(measured: Sequence[Request], config: ExperimentConfig, tokenizer: Tokenizer) -> list[Request]:
-    """All measured lengths in their order, so every batch shape of the window, with other tokens.
+    """All measured lengths, of inputs and outputs, in their order: every batch shape of the window, with other tokens.
 
     Compilers and kernel libraries prepare themselves for each shape they meet.
     """
@@ -143,15 +87,20 @@ def warmup_round(
 
 
 def largest_batch(measured: Sequence[Request], config: ExperimentConfig) -> Sequence[Request]:
-    """The measured batch with the most prompt positions, padding included."""
+    """The measured batch with the most prompt positions, padding included; of equal ones that with the most output."""
     batches = [measured[start : start + config.batch_size] for start in range(0, len(measured), config.batch_size)]
-    return max(batches, key=lambda batch: len(batch) * max(len(request.token_ids) for request in batch))
+    return max(batches, key=_size)
+
+
+def _size(batch: Sequence[Request]) -> tuple[int, int]:
+    longest = max(len(request.token_ids) for request in batch)
+    return len(batch) * longest, sum(request.max_output_tokens for request in batch)
 
 
 def _disguised(
     shape: Sequence[Request], measured: Sequence[Request], config: ExperimentConfig, tokenizer: Tokenizer, stream: int
 ) -> list[Request]:
-    """Random prompts of the lengths in `shape`.
+    """Random prompts of the lengths in `shape`, all of them there at once, also where the window is an open loop.
 
     The first token differs from every measured prompt's first token, so nothing that is cached here
     can serve the window. Output runs to its full length, so that rounds are alike.
@@ -168,106 +117,58 @@ def _disguised(
     for index, request in enumerate(shape):
         ids = generator.choice(allowed, size=len(request.token_ids))
         ids[0] = generator.choice(firsts)
-        requests.append(_request(index, ids.tolist(), config, ignore_eos=True))
+        requests.append(Request(index, tuple(ids.tolist()), request.max_output_tokens, ignore_eos=True))
     return requests
 
 
-def _prompts(config: ExperimentConfig, loaded: LoadedModel, number: int) -> list[list[int]]:
-    """The cut and ordered prompts of pass `number`."""
-    prompts = [ids[: config.workload.max_input_tokens] for ids in _token_ids(config, loaded.tokenizer, number)]
-    _check_prompts(prompts, config, loaded)
-    return _ordered(prompts, config)
-
-
-def _token_ids(config: ExperimentConfig, tokenizer: Tokenizer, number: int) -> list[list[int]]:
+def _requests_of_pass(config: ExperimentConfig, loaded: LoadedModel, number: int) -> tuple[Request, ...]:
+    """In the order they are handed over; a prompt keeps its output length wherever it stands."""
     workload = config.workload
-    if workload.source == "synthetic":
-        generator = np.random.default_rng([config.seed, _PASS_STREAM, number] if number else [config.seed])
-        allowed = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids))
-        size = (workload.n_prompts, workload.max_input_tokens)
-        return [list(map(int, row)) for row in generator.choice(allowed, size=size)]
-    texts = (
-        _builtin_texts(config, number)
-        if config.prompt_file is None
-        else _file_texts(config.prompt_file, config, number)
+    prompts = tokenised_prompts(config, loaded.tokenizer, number)
+    generator = np.random.default_rng([config.seed, _OUTPUTS_STREAM, number])
+    outputs = draw_lengths(workload.output_lengths, workload.max_output_tokens, len(prompts), generator)
+    _check_fit(prompts, outputs, config, loaded)
+    return tuple(
+        Request(index, tuple(prompts[at]), outputs[at], workload.ignore_eos)
+        for index, at in enumerate(_order(prompts, config))
     )
-    if workload.chat_template == "model":
-        if not tokenizer.has_chat_template:
-            raise ConfigInvalid(f"the model {config.model} has no chat template.", "Set workload.chat_template: off.")
-        return [tokenizer.encode_chat(text) for text in texts]
-    return [tokenizer.encode(text, add_special_tokens=workload.add_special_tokens) for text in texts]
 
 
-def _builtin_texts(config: ExperimentConfig, number: int) -> list[str]:
-    wanted = config.workload.n_prompts
-    if wanted > BUILTIN_PROMPTS:
-        raise ConfigInvalid(
-            f"workload.n_prompts is {wanted}, but there are {BUILTIN_PROMPTS} built-in prompts.",
-            "Ask for fewer, or set workload.source to synthetic or a .jsonl file.",
-        )
-    combinations = itertools.product(_READERS, _TOPICS, _TASKS)
-    texts = [task.format(topic, reader) for reader, topic, task in combinations]
-    # 1361 is prime to 3456, so the walk meets every prompt once before it repeats.
-    return [texts[index * 1361 % BUILTIN_PROMPTS] for index in range(number * wanted, (number + 1) * wanted)]
-
-
-def _file_texts(path: Path, config: ExperimentConfig, number: int) -> list[str]:
-    """The first n_prompts prompts, in later passes the next ones, round and round; the hash covers the whole file."""
-    try:
-        # Not splitlines(): JSON allows U+2028 and the like inside a string.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"the prompt file {path} cannot be read ({error}).", "Correct workload.source.") from None
-    texts = [_prompt(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
-    if len(texts) < config.workload.n_prompts:
-        raise ConfigInvalid(
-            f"the prompt file {path} holds {len(texts)} prompts; n_prompts is {config.workload.n_prompts}.",
-            "Set workload.n_prompts to what the file holds, or add prompts.",
-        )
-    wanted = config.workload.n_prompts
-    return [texts[at % len(texts)] for at in range(number * wanted, (number + 1) * wanted)]
-
-
-def _prompt(line: str, number: int, path: Path) -> str:
-    try:
-        text = json.loads(line)["prompt"]
-        text.encode()  # half a surrogate pair is no text
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        text = None
-    if not isinstance(text, str) or not text:
-        raise ConfigInvalid(
-            f'line {number} of {path} is not a JSON object with a text "prompt".', "Correct or remove that line."
-        )
-    return text
-
-
-def _check_prompts(prompts: Sequence[Sequence[int]], config: ExperimentConfig, loaded: LoadedModel) -> None:
+def _check_fit(
+    prompts: Sequence[Sequence[int]], outputs: Sequence[int], config: ExperimentConfig, loaded: LoadedModel
+) -> None:
     if any(not ids for ids in prompts):
         raise ConfigInvalid("a prompt has no tokens.", "Set workload.add_special_tokens: true or remove empty prompts.")
-    longest = max(map(len, prompts))
-    needed = longest + config.workload.max_output_tokens
+    needed, longest, output = max(
+        (len(ids) + output, len(ids), output) for ids, output in zip(prompts, outputs, strict=True)
+    )
     if loaded.context_length is not None and needed > loaded.context_length:
         raise ConfigInvalid(
-            f"the longest prompt ({longest} tokens) and max_output_tokens ({config.workload.max_output_tokens}) need "
-            f"{needed} positions; the model {config.model} has {loaded.context_length}.",
+            f"the longest request, a prompt of {longest} tokens and up to {output} output tokens, needs {needed} "
+            f"positions; the model {config.model} has {loaded.context_length}.",
             "Lower workload.max_input_tokens or workload.max_output_tokens.",
         )
 
 
-def _ordered(prompts: list[list[int]], config: ExperimentConfig) -> list[list[int]]:
+def _order(prompts: Sequence[Sequence[int]], config: ExperimentConfig) -> list[int]:
+    """Positions in `prompts`, in the order in which they are handed over."""
+    positions = list(range(len(prompts)))
     if config.workload.order == "shuffled":
-        order = np.random.default_rng([config.seed]).permutation(len(prompts))
-        return [prompts[index] for index in order]
+        return [positions[at] for at in np.random.default_rng([config.seed]).permutation(len(prompts))]
     if config.workload.order == "longest_first":
-        return sorted(prompts, key=len, reverse=True)
-    return prompts
+        return sorted(positions, key=lambda at: len(prompts[at]), reverse=True)
+    return positions
 
 
-def _request(index: int, ids: list[int], config: ExperimentConfig, *, ignore_eos: bool | None) -> Request:
-    workload = config.workload
-    return Request(
-        index=index,
-        token_ids=tuple(ids),
-        max_output_tokens=workload.max_output_tokens,
-        ignore_eos=workload.ignore_eos if ignore_eos is None else ignore_eos,
-    )
+def _on_schedule(requests: tuple[Request, ...], config: ExperimentConfig) -> tuple[Request, ...]:
+    """Open loop: when each arrives, in its order; all processes share one schedule."""
+    arrivals = config.workload.arrivals
+    if not arrivals.is_open:
+        return requests
+    due_s = schedule(arrivals, len(requests), config.seed).tolist()
+    return tuple(replace(request, due_s=due) for request, due in zip(requests, due_s, strict=True))
+
+
+def _share(requests: Sequence[Request], index: int, config: ExperimentConfig) -> tuple[Request, ...]:
+    share = requests[index :: config.num_processes]
+    return tuple(replace(request, index=at) for at, request in enumerate(share))

@@ -10,10 +10,11 @@ import signal
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import numpy as np
 
-from images.contract.config import ExperimentConfig, StubOptions
+from images.contract.config import ExperimentConfig
 from images.contract.job import (
     GpuUnusable,
     JobContext,
@@ -21,7 +22,8 @@ from images.contract.job import (
     ModelUnavailable,
     OutOfMemory,
 )
-from images.harness.backend import Generation, LoadedModel, Request
+from images.contract.options.stub import StubOptions
+from images.harness.backend import Arrivals, Generation, LoadedModel, MemoryUse, Request
 
 _PAD, _BOS, _EOS, _BYTES = 0, 1, 2, 3
 _FAILURES = {
@@ -81,6 +83,22 @@ class Backend:
         self._delivered = (after, [])
         return generations
 
+    def serve(self, arrivals: Arrivals, /) -> list[Generation]:
+        """Each request takes one of batch_size slots for a told time, as soon as there is one."""
+        self._misbehave()
+        before, _ = self._delivered
+        free_s = [0.0] * self._batch_size
+        generations: list[Generation] = []
+        while not arrivals.is_over:
+            for request in arrivals.take(None):
+                started = max(time.perf_counter(), heappop(free_s))
+                heappush(free_s, started + self._options.service_s)
+                generations.append(_generate(request, started, self._options.service_s))
+                self._delivered = (before, generations)
+        time.sleep(max(max(free_s) - time.perf_counter(), 0.0))
+        self._delivered = (before + sum(len(one.output_ids) for one in generations), [])
+        return generations
+
     def delivered(self) -> int | None:
         """What earlier runs delivered, and what by its schedule the present one has until now."""
         finished, running = self._delivered
@@ -94,8 +112,8 @@ class Backend:
         self._phase = "window"  # the harness empties caches just before the window opens
         return True
 
-    def peak_memory_mb(self) -> float | None:
-        return None
+    def memory(self) -> MemoryUse:
+        return MemoryUse()
 
     def padding_fraction(self) -> float | None:
         return None

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,8 @@ from images.contract.job import (
     CONFIG_FILE,
     CONTEXT_FILE,
     CONTRACT_VERSION,
-    ENV_HF_HUB_CACHE,
-    ENV_HF_HUB_OFFLINE,
-    ENV_LOG_LEVEL,
     LABEL_CONTRACT,
     LABEL_REVISION,
-    MODELS_MOUNT,
     RESULTS_MOUNT,
 )
 from runner.hub import hub_cache
@@ -50,6 +46,7 @@ from runner.launchers import (
     Slot,
     require_backend,
 )
+from runner.launchers.host_files import environment, local_files, require_readable, seen_of_the_host
 from runner.layout import Attempt, take_back
 
 LABEL_STUDY = "io.joulehouse.study"
@@ -198,7 +195,7 @@ class DockerLauncher:
                 raise LaunchImpossible(
                     f"the image {name} is not built.", f"Run `make image BACKEND={config.backend}`."
                 ) from None
-        _require_readable(_local_files(config))
+        require_readable(local_files(config), _container_uid())
         contract = image.labels.get(LABEL_CONTRACT)
         if contract != CONTRACT_VERSION:
             raise LaunchImpossible(
@@ -214,7 +211,7 @@ class DockerLauncher:
         uid = _container_uid()
         name = f"joulehouse-{attempt.folder.name}"
         try:
-            models = self._model_mounts(config)
+            seen = seen_of_the_host(config, attempt.folder, self._models, _container_uid())
             if uid != os.getuid():
                 for path in (attempt.folder, attempt.config, attempt.context):
                     os.chown(path, uid, 0)
@@ -226,8 +223,8 @@ class DockerLauncher:
                     command=_arguments(),
                     labels={LABEL_STUDY: study, LABEL_ATTEMPT: str(attempt.folder)},
                     user=f"{uid}:0",
-                    environment=_environment(config),
-                    mounts=[*_mounts(config, attempt), *models],
+                    environment=environment(config),
+                    mounts=[Mount(one.target, str(one.source), type="bind", read_only=one.read_only) for one in seen],
                     device_requests=_device_requests(slot),
                     network_mode="none",
                     read_only=True,
@@ -271,16 +268,6 @@ class DockerLauncher:
             container.start()
         return container
 
-    def _model_mounts(self, config: ExperimentConfig) -> list[Mount]:
-        """What of the hub cache this job reads, and nothing else of it."""
-        if not hub_cache.from_hub(config):
-            return []
-        seen = hub_cache.mounts(config.model, self._models, MODELS_MOUNT)
-        if os.getuid() == 0:
-            hub_cache.share_with_group(seen.values())
-        _require_readable(seen.values())
-        return [_read_only(target, source) for target, source in seen.items()]
-
 
 def _unless_gone(call: Callable[[], object]) -> None:
     with contextlib.suppress(NotFound):
@@ -292,52 +279,9 @@ def _arguments() -> list[str]:
     return [ARG_CONFIG, config, ARG_CONTEXT, context, ARG_OUTPUT, RESULTS_MOUNT]
 
 
-def _environment(config: ExperimentConfig) -> dict[str, str]:
-    """Images have HF_HOME, and with it whatever else engines write, below /tmp; only the hub cache is elsewhere."""
-    environment = {ENV_LOG_LEVEL: os.environ.get(ENV_LOG_LEVEL, "INFO"), ENV_HF_HUB_OFFLINE: "1"}
-    if hub_cache.from_hub(config):
-        environment[ENV_HF_HUB_CACHE] = MODELS_MOUNT
-    return environment
-
-
-def _mounts(config: ExperimentConfig, attempt: Attempt) -> list[Mount]:
-    """The attempt's folder, and the configuration's local files under their own path, read-only."""
-    local = _local_files(config)
-    if config.model_path is not None:
-        local += _link_targets(config.model_path)
-    return [
-        Mount(RESULTS_MOUNT, str(attempt.folder), type="bind"),
-        *(_read_only(str(path), path) for path in local),
-    ]
-
-
-def _read_only(target: str, source: Path) -> Mount:
-    return Mount(target, str(source), type="bind", read_only=True)
-
-
-def _local_files(config: ExperimentConfig) -> list[Path]:
-    return [path for path in (config.model_path, config.prompt_file) if path is not None]
-
-
 def _container_uid() -> int:
     """The caller's, so that files are the caller's; never root."""
     return os.getuid() or _ROOT_RUNS_AS
-
-
-def _require_readable(paths: Iterable[Path]) -> None:
-    uid = _container_uid()
-    closed = hub_cache.unreadable(paths, uid)
-    if closed is not None:
-        raise LaunchImpossible(
-            f"{closed} is not readable by the container's user (uid {uid}, gid 0).",
-            "Run `chmod -R a+rX` on it, or use --launcher local.",
-        )
-
-
-def _link_targets(folder: Path) -> list[Path]:
-    """Files outside `folder` that its links lead to, as those of a hub's cache do."""
-    targets = {path.resolve() for path in folder.rglob("*") if path.is_symlink()}
-    return sorted(target for target in targets if not target.is_relative_to(folder) and target.is_file())
 
 
 def _device_requests(slot: Slot) -> list[DeviceRequest]:

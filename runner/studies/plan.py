@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from images.contract.config import NEEDS_GPU
 from images.contract.job import GpuUnusable
 from runner.studies.study import Experiment, Job, Study
 
@@ -82,6 +83,13 @@ def check_gpus(study: Study, n_here: int) -> None:
     Raises:
         GpuUnusable: an experiment needs more GPUs than there are here.
     """
+    gpu_only = [one for one in study.experiments if one.config.backend in NEEDS_GPU]
+    if gpu_only and not n_here:
+        raise GpuUnusable(
+            f"experiment '{gpu_only[0].name}': backend {gpu_only[0].config.backend} runs on NVIDIA GPUs only, and none "
+            "can be used here.",
+            "Use a machine with a GPU, widen CUDA_VISIBLE_DEVICES, or choose another backend.",
+        )
     # Processes can share a CPU; a process of several GPUs is nothing without them.
     needs = {one: one.n_gpus if n_here else one.config.gpus_per_process for one in study.experiments}
     too_large = [one for one, needed in needs.items() if needed > max(n_here, 1)]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from images.contract.config import BACKENDS, ExperimentConfig, Workload
+from images.contract.config import BACKENDS, ExperimentConfig
 from images.contract.job import ConfigInvalid, ExitCode, JobError, ModelUnavailable
+from images.contract.work import Workload
 from runner.studies.settings import Adaptive
 from runner.studies.study import Experiment, Study
 from runner.studies.study_check import M, check, shown, suggestion, unknown_key

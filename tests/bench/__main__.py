@@ -14,6 +14,7 @@ from tests.bench.energy import energy_figures
 from tests.bench.fan_out import adaptive_figures, fan_out_figures
 from tests.bench.figures import Figure
 from tests.bench.jobs import job_figures
+from tests.bench.open_loop import open_loop_figures
 from tests.bench.ranks import rank_figures
 from tests.bench.sampling import sampling_figures
 from tests.bench.statistics import statistics_figures
@@ -29,6 +30,7 @@ PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
     "sampling": ("what sampling costs", sampling_figures),
     "fanout": ("what fanning out costs, and planning (medians of 3)", fan_out_figures),
     "adaptive": ("adaptive cycles, simulated", adaptive_figures),
+    "openloop": ("an open loop at 5 requests/s for 20 s on the stub, real time", open_loop_figures),
     "ranks": ("energy of whole jobs on simulated GPUs, real time", rank_figures),
 }
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from images.contract.config import ExperimentConfig, StubOptions
+from images.contract.config import ExperimentConfig
 from images.contract.job import JobContext
+from images.contract.options.stub import StubOptions
 from runner.host import open_host
 from runner.interrupt import Stop
 from runner.launchers.docker import image_name

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from images.contract import files
-from images.contract.config import ExperimentConfig, Workload
+from images.contract.config import ExperimentConfig
 from images.contract.failure import JobFailure
 from images.contract.parts import EnergyBreakdown, EnergyMetrics, RawProcessResult, Timestamps
 from images.contract.result import ExperimentResult
 from images.contract.scheduling import Scheduling
+from images.contract.work import Workload
 from runner.studies.plan import block_name
 from tests.bench.recordings import OUTPUT_TOKENS, WINDOW_S, Recording, joules
 

@@ -25,8 +25,8 @@ def test_three_cycles_of_real_torch_become_a_table_with_intervals(tmp_path: Path
     ran = runner("run", "--backend", "pytorch", "--cycles", "3", "--study", "e2e", "--output", output, *OPTIONS)
 
     assert ran.code == 0, ran.stderr
-    assert "3 new" in _warehouse("ingest", "--db", database, output)
-    table = _warehouse("campaign", "--db", database, "--study", "e2e")
+    assert "3 new" in warehouse("ingest", "--db", database, output)
+    table = warehouse("campaign", "--db", database, "--study", "e2e")
     assert "3 cycles" in table
     row = next(line for line in table.splitlines() if line.strip().startswith("output tokens/s"))
     assert row.count("[") == 2, f"t and percentile intervals expected: {row}"
@@ -81,7 +81,7 @@ def test_damaged_directories_cost_nothing_but_themselves(tmp_path: Path) -> None
     (output / ".half-written.tmp-0123abcd").mkdir()
     (output / ".half-written.tmp-0123abcd" / files.RESULT_FILE).write_text("{")
 
-    said = _warehouse("ingest", "--db", database, output)
+    said = warehouse("ingest", "--db", database, output)
 
     assert "3 new" in said
     assert "4 quarantined" in said
@@ -100,7 +100,7 @@ def _only_result(output: Path) -> ExperimentResult:
     return ExperimentResult.from_json(directory)
 
 
-def _warehouse(*arguments: str | Path) -> str:
+def warehouse(*arguments: str | Path) -> str:
     command = [
         sys.executable,
         "-c",

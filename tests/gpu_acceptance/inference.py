@@ -7,15 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from images.contract.config import (
-    BackendName,
-    ExperimentConfig,
-    Measurement,
-    PytorchOptions,
-    StubOptions,
-    Workload,
-)
+from images.contract.config import BackendName, ExperimentConfig
 from images.contract.job import JobContext
+from images.contract.options.pytorch import PytorchOptions
+from images.contract.options.stub import StubOptions
+from images.contract.work import Measurement, Workload
 from images.harness.backend import Backend, LoadedModel, Request
 from images.harness.meter import Meter, Metered
 from images.harness.nvml import Device

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import JobContext
-from images.harness.backend import Backend, Generation, LoadedModel, Request
+from images.harness.backend import Arrivals, Backend, Generation, LoadedModel, Request
 from tests.gpu_acceptance.loads import Load, NeedsCuda, matmul_load
 from tests.gpu_node.library import build_library, use_in_process
 from tests.gpu_node.node import Gpu, Node
@@ -145,7 +145,7 @@ class _Powered:
         self._inner, self._gpu = inner, gpu
         self.drain = inner.drain
         self.reset_caches = inner.reset_caches
-        self.peak_memory_mb = inner.peak_memory_mb
+        self.memory = inner.memory
         self.padding_fraction = inner.padding_fraction
         self.delivered = inner.delivered
 
@@ -158,6 +158,13 @@ class _Powered:
         self._gpu.load(BUSY_W)
         try:
             return self._inner.run(requests)
+        finally:
+            self._gpu.load(LOADED_W)
+
+    def serve(self, arrivals: Arrivals, /) -> list[Generation]:
+        self._gpu.load(BUSY_W)
+        try:
+            return self._inner.serve(arrivals)
         finally:
             self._gpu.load(LOADED_W)
 

@@ -12,8 +12,9 @@ import docker
 import pytest
 
 import runner.launchers.docker as docker_launcher
-from images.contract.config import ExperimentConfig, StubOptions
+from images.contract.config import ExperimentConfig
 from images.contract.job import JobContext
+from images.contract.options.stub import StubOptions
 from runner.launchers import Ended, EngineAway, LaunchFailed, LaunchImpossible, Running, Slot
 from runner.launchers.docker import DockerJob, DockerLauncher
 from runner.layout import Attempt, Layout

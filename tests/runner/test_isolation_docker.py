@@ -10,10 +10,12 @@ import docker
 import pytest
 
 import runner.launchers.docker as docker_launcher
-from images.contract.config import ExperimentConfig, StubOptions
-from images.contract.job import JobContext
+from images.contract.config import ExperimentConfig, parse_config
+from images.contract.job import ENGINES_MOUNT, ENV_ENGINE_CACHE, JobContext
+from images.contract.options.stub import StubOptions
 from runner.launchers import LaunchFailed, Slot
 from runner.launchers.docker import DockerLauncher
+from runner.launchers.host_files import HostFile, environment, seen_of_the_host
 from runner.layout import Attempt, Layout
 from tests.docker_engine import containers_of, docker_command
 
@@ -106,12 +108,25 @@ def test_a_model_folder_of_links_brings_what_they_lead_to(tmp_path: Path) -> Non
     (blobs / "1").touch()
     (snapshot / "config.json").symlink_to("../../blobs/1")
     config = ExperimentConfig(model=str(snapshot))
-    mounts = docker_launcher._mounts(config, Attempt(tmp_path / "attempt"))
-    assert {mount["Target"]: mount["ReadOnly"] for mount in mounts} == {
+    seen = seen_of_the_host(config, tmp_path / "attempt", tmp_path / "hub", uid=12345)
+    assert {one.target: one.read_only for one in seen} == {
         "/results": False,
         str(snapshot): True,
         str(blobs / "1"): True,
     }
+
+
+def test_only_a_job_that_builds_an_engine_may_write_into_the_folder_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = tmp_path / "engines"
+    monkeypatch.setenv(ENV_ENGINE_CACHE, str(engines))
+    for options, expected in (({"engine": "tensorrt"}, [HostFile(ENGINES_MOUNT, engines, read_only=False)]), ({}, [])):
+        config = parse_config({"backend": "trt", "trt": options})
+        seen = seen_of_the_host(config, tmp_path / "attempt", tmp_path / "hub", uid=12345)
+        assert seen[1:] == expected
+        assert (environment(config).get(ENV_ENGINE_CACHE) == ENGINES_MOUNT) == bool(expected)
+    assert engines.stat().st_uid == 12345 or os.getuid() != 0
 
 
 def _attempt(output: Path, study: str) -> Attempt:

@@ -15,10 +15,11 @@ import pytest
 pytest.importorskip("torch")
 
 import runner.launchers.local as local_launcher
-from images.contract.config import ExperimentConfig, StubOptions, parse_config
+from images.contract.config import ExperimentConfig, parse_config
 from images.contract.job import JobContext
+from images.contract.options.stub import StubOptions
 from images.contract.result import ExperimentResult
-from images.pytorch.tiny_llama import make_model, make_tokenizer
+from images.models.tiny_llama import make_model, make_tokenizer
 from runner.hub.hub_cache import repository_folder
 from runner.hub.models import prefetch
 from runner.launchers import Ended, LaunchImpossible, Running, Slot

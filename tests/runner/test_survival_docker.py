@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 import runner.launchers.docker as docker_launcher
-from images.contract.config import ExperimentConfig, StubOptions
+from images.contract.config import ExperimentConfig
+from images.contract.options.stub import StubOptions
 from runner.host import open_host
 from runner.interrupt import Stop
 from runner.launchers import LaunchFailed

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from images.contract.config import BackendName, ExperimentConfig, Workload
+from images.contract.config import BackendName, ExperimentConfig
 from images.contract.files import REQUESTS_SCHEMA, TIMESERIES_FILE
-from images.contract.parts import DeviceEnergy, EnergyBreakdown
+from images.contract.parts import DeviceEnergy, EnergyBreakdown, ExtendedEfficiencyMetrics
 from images.contract.result import ExperimentResult
+from images.contract.work import ArrivalProcess, Workload
 from tests.warehouse.results import make_result, samples_table, save_failure
 
 MODEL = "org/model-1b"
@@ -50,6 +51,7 @@ def write_year(root: Path) -> Year:
     _batch_size_study(year)
     _driver_study(year)
     _length_study(year)
+    _open_loop_study(year)
     _what_goes_wrong(year)
     return year
 
@@ -123,7 +125,47 @@ def _length_study(year: Year) -> None:
                 study="lengths",
                 experiment=f"{limit} tokens",
                 cycle=cycle,
+                extended_metrics=_phases(limit, cycle),
             )
+
+
+def _phases(limit: int, cycle: int) -> ExtendedEfficiencyMetrics:
+    """Energy of both phases, but of one cycle, in which they could not be told apart."""
+    if (limit, cycle) == (16, 3):
+        return ExtendedEfficiencyMetrics(mixed_phase_fraction=0.4, phase_energy_note="not separable: mixed")
+    return ExtendedEfficiencyMetrics(
+        prefill_energy_j=4.0 + cycle,
+        decode_energy_j=limit / 8 + cycle,
+        phase_energy_bound_j=0.25 * cycle,
+        mixed_phase_fraction=0.01 * cycle,
+    )
+
+
+def _open_loop_study(year: Year) -> None:
+    """Requests that arrive on a schedule: one engine keeps up with it, the other does so only while it is slow."""
+    backends: dict[BackendName, float] = {"pytorch": 3.0, "vllm": 9.0}
+    for place, (backend, most) in enumerate(backends.items()):
+        for rate in (2.0, 4.0):
+            for cycle, gpu in enumerate(GPUS, start=1):
+                goodput = min(rate, most) - 0.01 * cycle
+                workload = Workload(n_prompts=4, arrivals=ArrivalProcess(process="poisson", rate_per_s=rate))
+                _write(
+                    year,
+                    120 * _DAY + 60 * cycle + 10 * int(rate) + place,
+                    gpu,
+                    _config(backend, 8, workload),
+                    energy_j=(20.0 + rate + cycle / 10) * GPUS[gpu],
+                    seconds=3.0,
+                    study="open-loop",
+                    experiment=f"{backend} {rate:g}/s",
+                    cycle=cycle,
+                    extended_metrics=ExtendedEfficiencyMetrics(
+                        goodput_requests_per_second=goodput,
+                        goodput_fraction=goodput / rate,
+                        schedule_lag_p50_ms=0.1,
+                        schedule_lag_p99_ms=rate + cycle + place / 2,
+                    ),
+                )
 
 
 def _what_goes_wrong(year: Year) -> None:

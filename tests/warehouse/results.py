@@ -76,8 +76,8 @@ def make_result(
     ).model_copy(update=fields)
 
 
-def requests_table(count: int) -> pa.Table:
-    row = {"process_index": 0, "input_tokens": 20, "output_tokens": 10, "ttft_ms": 1.0, "itl_ms": [1.0, None]}
+def requests_table(count: int, **columns: Any) -> pa.Table:
+    row = {"process_index": 0, "input_tokens": 20, "output_tokens": 10, "ttft_ms": 1.0, "itl_ms": [1.0, None]} | columns
     return pa.Table.from_pylist([row | {"request_index": index} for index in range(count)], schema=REQUESTS_SCHEMA)
 
 
@@ -91,10 +91,12 @@ def samples_table(*gpus: Sequence[tuple[float, float | None]], temperature_c: fl
     return pa.Table.from_pylist(rows, schema=TIMESERIES_SCHEMA)
 
 
-def save(root: Path, result: ExperimentResult, n_requests: int = 3, samples: pa.Table | None = None) -> Path:
-    """The directory that `result` was saved in."""
+def save(
+    root: Path, result: ExperimentResult, n_requests: int = 3, samples: pa.Table | None = None, **request: Any
+) -> Path:
+    """The directory that `result` was saved in; every one of its requests has the columns `request`."""
     named = result.model_copy(update={"timeseries": None if samples is None else TIMESERIES_FILE})
-    requests = requests_table(n_requests) if result.requests else None
+    requests = requests_table(n_requests, **request) if result.requests else None
     return named.save(root, timeseries=samples, requests=requests).parent
 
 

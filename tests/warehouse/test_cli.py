@@ -121,7 +121,18 @@ def test_a_name_without_end_is_clipped(root: Path, db: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ingest"], ["ingest", "nowhere"], ["sql"], ["sql", "q", "--format", "xml"], ["nonsense"], ["-x"]]
+    "arguments",
+    [
+        ["ingest"],
+        ["ingest", "nowhere"],
+        ["sql"],
+        ["sql", "q", "--format", "xml"],
+        ["sql", "q", "--db", ""],
+        ["campaign", "--wait", "nan"],
+        ["compare", "a", "b", "--confidence", "nan"],
+        ["nonsense"],
+        ["-x"],
+    ],
 )
 def test_usage_mistakes_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2

@@ -331,6 +331,16 @@ def test_invalid_and_simulated_runs_are_left_out(lake: Lake) -> None:
     assert (code, "only simulated or invalid runs" in text) == (2, True)
 
 
+@pytest.mark.parametrize("b", ["dead", "study=t,batch_size=4", "config.batch_size=4"])
+def test_what_failed_altogether_is_said_to_have_failed(b: str, lake: Lake) -> None:
+    lake.add("s", "base", NOISE, {"batch_size": 1})
+    lake.fail("t", "dead", {"batch_size": 4}, 3)
+    lake.ingest()
+    code, text = lake.compare("base", b)
+    assert (code, "has no result to compare: all 3 jobs failed" in text) == (2, True)
+    assert "'t' has no result to compare" in lake.compare("base", "base", "--study", "t")[1]
+
+
 def test_metrics_without_a_ratio_do_not_crash(lake: Lake) -> None:
     lake.add("s", "base", [100.0] * 3, {"batch_size": 1}, energy_adjusted_j=-1.0)
     lake.add("s", "new", [100.0] * 3, energy_adjusted_j=2.0)

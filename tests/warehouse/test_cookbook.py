@@ -102,6 +102,56 @@ def test_the_limit_on_ttft_holds_for_the_upper_bound(year: Year, answer: Any) ->
     assert [(row["backend"], row["batch_size"]) for row in rows] == sorted(within, key=lambda key: within[key])[:3]
 
 
+def test_goodput_is_the_mean_over_cycles_of_each_rate(year: Year, answer: Any) -> None:
+    rows = answer("How many requests per second are served well enough?")
+    assert [(row["rate_per_s"], row["backend"], row["n_cycles"]) for row in rows] == [
+        (2.0, "pytorch", 3), (2.0, "vllm", 3), (4.0, "pytorch", 3), (4.0, "vllm", 3)
+    ]  # fmt: skip
+    for row in rows:
+        values = [
+            result.extended_metrics.goodput_requests_per_second  # type: ignore[union-attr]
+            for result in year.of("open-loop", backend=row["backend"])
+            if result.effective_config["workload"]["arrivals"]["rate_per_s"] == row["rate_per_s"]
+        ]
+        assert row["goodput_requests_per_second"] == pytest.approx(fmean(values), rel=1e-12)
+        bounds = row["goodput_requests_per_second_t_lower"], row["goodput_requests_per_second_t_upper"]
+        assert bounds == pytest.approx(t_bounds(values), rel=1e-9)
+    latest = answer("How many requests per second are served well enough? 2")
+    assert [row["schedule_lag_p99_ms"] for row in latest] == [7.5, 7.0, 6.5, 6.0, 5.5]
+
+
+def test_energy_of_phases_is_over_the_cycles_in_which_they_are_separable(year: Year, answer: Any) -> None:
+    phases = {
+        name: [
+            found
+            for result in year.of("lengths")
+            if result.experiment == name and (found := result.extended_metrics) and found.prefill_energy_j is not None
+        ]
+        for name in ("16 tokens", "64 tokens")
+    }
+    rows = answer("Does prefill or decode take the energy?")
+    assert [(row["experiment"], row["metric"], row["n_samples"]) for row in rows] == [
+        (name, f"{phase}_energy_j", len(phases[name])) for name in phases for phase in ("decode", "prefill")
+    ]
+    for row in rows:
+        values = [getattr(one, row["metric"]) for one in phases[row["experiment"]]]
+        assert row["mean"] == pytest.approx(fmean(values), rel=1e-12)
+        assert (row["t_lower"], row["t_upper"]) == pytest.approx(t_bounds(values), rel=1e-9)
+    by_token = answer("Does prefill or decode take the energy? 2")
+    assert [(row["n_cycles"], row["n_separable"], row["why_not"]) for row in by_token] == [
+        (3, 2, "not separable: mixed"),
+        (3, 3, None),
+    ]
+    for row in by_token:
+        found = phases[row["experiment"]]
+        prefill, decode = [one.prefill_energy_j for one in found], [one.decode_energy_j for one in found]
+        assert row["prefill_energy_per_input_token_j"] == pytest.approx(fmean(prefill) / (2 * OUTPUT_TOKENS), rel=1e-9)
+        assert row["decode_energy_per_output_token_j"] == pytest.approx(fmean(decode) / OUTPUT_TOKENS, rel=1e-9)
+        assert row["largest_bound_ratio"] == pytest.approx(
+            max(one.phase_energy_bound_j / min(one.prefill_energy_j, one.decode_energy_j) for one in found), rel=1e-9
+        )
+
+
 def test_cost_and_carbon_are_those_of_the_window(year: Year, answer: Any) -> None:
     for row in answer("What does a million output tokens cost?"):
         results = year.of("batch-size", backend=row["backend"], batch_size=row["batch_size"])

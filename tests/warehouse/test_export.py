@@ -237,7 +237,7 @@ class TestOfALake:
     def test_all_types_are_known_to_spark_and_trino(self, kept: Path, tmp_path: Path) -> None:
         assert warehouse("export", "-o", tmp_path / "lake", "--all", db=kept) == 0
         known = {"int32", "int64", "double", "bool", "string", "timestamp[us, tz=UTC]"}
-        known |= {f"list<element: {kind}>" for kind in ("double", "string")}
+        known |= {f"list<element: {kind}>" for kind in ("double", "int32", "string")}
         for table in TABLES:
             schema = ds.dataset(tmp_path / "lake" / table, partitioning="hive").schema
             assert {str(kind) for kind in schema.types} <= known, table
@@ -287,13 +287,23 @@ class TestOfALake:
         assert warehouse("export", "-o", lake, "--overwrite", db=kept) == 0
 
 
-@pytest.mark.parametrize("arguments", [["-o", "{db}", "--format", "csv"], ["-o", "{db}"], ["-o", "{tmp}/no/a.csv"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "{db}", "--format", "csv"],
+        ["-o", "{db}", "--format", "parquet"],
+        ["-o", "{tmp}/no/a.csv"],
+        ["-o", "{tmp}/a.txt"],  # file or folder?
+        ["-o", ""],
+    ],
+)
 def test_mistakes_are_one_line_and_harm_nothing(
     arguments: list[str], kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = kept.stat()
     assert warehouse("export", *(one.format(db=kept, tmp=tmp_path) for one in arguments), db=kept) == 2
     the_line(capsys)
+    assert list(tmp_path.iterdir()) == []
     assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -303,6 +313,28 @@ def test_without_a_warehouse_there_is_nothing_to_export(
     assert warehouse("export", "-o", tmp_path / "lake", db=db) == 2
     assert "warehouse ingest DIR" in the_line(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_is_no_plural(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert warehouse("export", "-o", tmp_path / "a.json", "--table", "failures", db=kept) == 0
+    assert ": 1 failure (" in capsys.readouterr().out
+
+
+def test_many_rows_of_an_endless_name_fit_into_parquet_and_a_csv_of_them_says_what_to_do(
+    root: Path, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = "x" * 4_000_000
+    save(root, make_result(1, study=endless, measurement_warnings=["hot: it is."] * 2000))
+    assert warehouse("ingest", root, db=db) == 0
+    lake = tmp_path / "lake"
+    assert warehouse("export", "-o", lake, "--table", "warnings", db=db) == 0
+    ((study, n_rows),) = read_lake(lake, "SELECT study, count(*) FROM {warnings} GROUP BY study")
+    assert n_rows == 2000
+    assert json.loads((lake / MANIFEST).read_text())["shortened_names"] == {study: endless}
+    capsys.readouterr()
+    assert warehouse("export", "-o", tmp_path / "a.csv", "--table", "warnings", db=db) == 1
+    assert "Export less at once" in the_line(capsys)
+    assert not (tmp_path / "a.csv").exists()
 
 
 def test_a_view_in_somebody_elses_database_reads_no_file(kept: Path, tmp_path: Path) -> None:

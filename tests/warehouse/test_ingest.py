@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from images.contract.files import REQUESTS_SCHEMA
-from images.contract.parts import CoolDown, DeviceActivity, EnergyBreakdown, ThermalThrottleInfo
+from images.contract.parts import (
+    CoolDown,
+    DeviceActivity,
+    EnergyBreakdown,
+    ExtendedEfficiencyMetrics,
+    ThermalThrottleInfo,
+)
 from tests.warehouse.results import edit_json, make_result, requests_table, rows, save, save_failure
 from warehouse.errors import WarehouseError
 from warehouse.ingest import ingest
@@ -87,6 +93,19 @@ def test_what_is_asked_of_energy_has_a_column(root: Path, db: Path) -> None:
         # Not throttled is an empty list; not looked at is none.
         (*[None] * 13, [], None),
         (*[None] * 15,),
+    ]
+
+
+def test_every_extended_metric_has_a_column(root: Path, db: Path) -> None:
+    fields = list(ExtendedEfficiencyMetrics.model_fields)
+    texts = {"phase_energy_note": "not separable: too short"}
+    measured = {name: texts.get(name, float(number)) for number, name in enumerate(fields, start=1)}
+    save(root, make_result(1, extended_metrics=ExtendedEfficiencyMetrics.model_validate(measured)))
+    save(root, make_result(2))
+    ingest([root], db)
+    assert rows(db, f"SELECT {', '.join(fields)} FROM experiments ORDER BY cycle") == [
+        tuple(measured.values()),
+        (None,) * len(fields),
     ]
 
 

@@ -346,6 +346,7 @@ def test_an_empty_folder_is_not_pruned(root: Path, db: Path, three: list[Path]) 
         ingest([root], db, prune=True)
     assert rows(db, "SELECT count(*) FROM experiments") == [(3,)]
     assert ingest([root.parent], db, prune=False) == Summary(gone=3)
+    root.rmdir()
     save(root.parent / "other", make_result(9))
     assert ingest([root.parent], db, prune=True) == Summary(new=1, pruned=3)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
+from images.contract.parts import ExtendedEfficiencyMetrics
+from images.contract.result import ExperimentResult
 from tests.warehouse.results import make_result, rows, samples_table, save, save_failure, warehouse
 from warehouse.schema import SCHEMA_VERSION
 
@@ -24,25 +27,38 @@ TABLES = (
 GPU = {"gpu_names": ["NVIDIA H100"], "gpu_uuids": ["GPU-1"], "power_limits_w": [700.0], "driver_version": "570.1"}
 
 
+OF_NEW_JOBS: dict[str, Any] = {"lag_ms": 0.5, "cached_input_tokens": 7, "delivery_tokens": [4, 6]}
+METRICS = ExtendedEfficiencyMetrics(tpot_mean_ms=2.0, goodput_requests_per_second=1.5, prefill_energy_j=30.0)
+
+
 @pytest.fixture
 def results(root: Path) -> Path:
     for number in (1, 2, 3):
-        result = make_result(number, energy_j=100.0 + number, environment=GPU, study="s", attempt=1)
-        save(root, result, samples=samples_table([(0.0, 50.0), (1.0, 51.0)]))
+        result = make_result(
+            number, energy_j=100.0 + number, environment=GPU, study="s", attempt=1, extended_metrics=METRICS
+        )
+        save(root, result, samples=samples_table([(0.0, 50.0), (1.0, 51.0)]), **OF_NEW_JOBS)
     save(root, make_result(4, n_requests=None, study="s", measurement_valid=False, invalid_reasons=["gpu_lost"]))
-    save(root, make_result(5, n_requests=None, environment={"simulated": True}))
+    save(root, of_an_older_job(make_result(5, n_requests=None, environment={"simulated": True})))
     save_failure(root)
     (root / "broken").mkdir()
     (root / "broken" / "result.json").write_text("{")
     return root
 
 
-def as_version_2(current: Path, old: Path) -> None:
-    """What the first version that is still read had of the same directories."""
+def of_an_older_job(result: ExperimentResult) -> ExperimentResult:
+    """As one from before requests could arrive on a schedule."""
+    workload = {name: value for name, value in result.effective_config["workload"].items() if name != "arrivals"}
+    return result.model_copy(update={"effective_config": {**result.effective_config, "workload": workload}})
+
+
+def as_version(version: int, current: Path, old: Path) -> None:
+    """What that version had of the same directories; the first is the first that is still read."""
     with duckdb.connect(str(old)) as connection:
-        connection.execute((RELEASED / "schema_2.sql").read_text())
-        connection.execute("INSERT INTO warehouse_schema VALUES (2)")
-        connection.execute((RELEASED / "views_2.sql").read_text())
+        connection.execute((RELEASED / f"schema_{version}.sql").read_text())
+        marks = {2: "(2)", 3: "(3, 'of its views')"}
+        connection.execute(f"INSERT INTO warehouse_schema VALUES {marks[version]}")
+        connection.execute((RELEASED / f"views_{version}.sql").read_text())
         connection.execute(f"ATTACH '{current}' AS current (READ_ONLY)")
         for (table,) in connection.execute(
             "SELECT table_name FROM duckdb_tables() WHERE database_name = 'old'"
@@ -50,7 +66,7 @@ def as_version_2(current: Path, old: Path) -> None:
             columns = [row[0] for row in connection.execute(f"DESCRIBE {table}").fetchall()]
             there = [row[0] for row in connection.execute(f"DESCRIBE current.{table}").fetchall()]
             source = f"current.{table}"
-            if "experiment_key" in there and table != "experiments":
+            if "experiment_key" in there and "experiment_key" not in columns and table != "experiments":
                 source += " JOIN (SELECT experiment_key, experiment_id FROM current.experiments) USING (experiment_key)"
                 there.append("experiment_id")
             if table == "ingested_directories":
@@ -75,24 +91,35 @@ def content(db: Path, table: str) -> list[tuple[object, ...]]:
     by_id = table in ("requests", "samples")
     keyed = f"{table} JOIN experiments USING (experiment_key)" if by_id else table
     columns = f"experiment_id, {table}.* EXCLUDE (experiment_key)" if by_id else "*"
+    if table == "experiments":
+        columns = "* EXCLUDE (experiment_key)"  # given anew to what is read again
     return rows(db, f"SELECT {columns} FROM {keyed} ORDER BY ALL")
 
 
-def test_version_2_becomes_what_a_fresh_ingest_makes(results: Path, tmp_path: Path) -> None:
+def before_4(db: Path, table: str) -> list[tuple[object, ...]]:
+    """Of `content` what version 2 had already."""
+    queries = {
+        "experiments": "SELECT experiment_id, campaign_id, work_id, hardware, image, is_simulated, is_invalid, "
+        "superseded, total_energy_j, tpot_mean_ms, effective_config FROM experiments ORDER BY ALL",
+        "requests": f"SELECT experiment_id, requests.* EXCLUDE (experiment_key, {', '.join(OF_NEW_JOBS)}) "
+        "FROM requests JOIN experiments USING (experiment_key) ORDER BY ALL",
+        "intervals": "FROM intervals WHERE metric NOT IN ('goodput_requests_per_second', 'prefill_energy_j') "
+        "ORDER BY ALL",
+    }
+    return rows(db, queries[table]) if table in queries else content(db, table)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_earlier_version_becomes_what_a_fresh_ingest_makes(version: int, results: Path, tmp_path: Path) -> None:
     fresh, old = tmp_path / "fresh.duckdb", tmp_path / "old.duckdb"
     assert warehouse("ingest", results, db=fresh) == 0
-    as_version_2(fresh, old)
+    as_version(version, fresh, old)
 
     assert warehouse("schema", "--upgrade", db=old) == 0
     assert shape(old) == shape(fresh)
     assert rows(old, "SELECT version FROM warehouse_schema") == [(SCHEMA_VERSION,)]
     for table in TABLES:
-        if table == "experiments":
-            same = "experiment_id, campaign_id, hardware, image, is_simulated, is_invalid, superseded, total_energy_j"
-            query = f"SELECT {same}, effective_config FROM experiments ORDER BY ALL"
-            assert rows(old, query) == rows(fresh, query)
-        else:
-            assert content(old, table) == content(fresh, table), table
+        assert before_4(old, table) == before_4(fresh, table), table
 
     assert warehouse("ingest", results, db=old) == 0, "reads again what it did not take before"
     for table in TABLES:
@@ -102,13 +129,26 @@ def test_version_2_becomes_what_a_fresh_ingest_makes(results: Path, tmp_path: Pa
     )
 
 
-def test_what_is_gone_from_disk_is_kept_by_an_upgrade(results: Path, tmp_path: Path) -> None:
+def test_of_version_3_only_what_newer_jobs_measured_is_read_again(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fresh, old = tmp_path / "fresh.duckdb", tmp_path / "old.duckdb"
     warehouse("ingest", results, db=fresh)
-    as_version_2(fresh, old)
+    as_version(3, fresh, old)
+    capsys.readouterr()
+    assert warehouse("ingest", results, db=old) == 0
+    # The run of an older job, and the failure.
+    assert "2 unchanged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_is_gone_from_disk_is_kept_by_an_upgrade(version: int, results: Path, tmp_path: Path) -> None:
+    fresh, old = tmp_path / "fresh.duckdb", tmp_path / "old.duckdb"
+    warehouse("ingest", results, db=fresh)
+    as_version(version, fresh, old)
     (tmp_path / "empty").mkdir()
     assert warehouse("ingest", tmp_path / "empty", db=old) == 0
-    assert content(old, "intervals") == content(fresh, "intervals")
+    assert before_4(old, "intervals") == before_4(fresh, "intervals")
 
 
 def test_a_reader_says_how_an_old_database_is_brought_up_to_date(
@@ -116,7 +156,7 @@ def test_a_reader_says_how_an_old_database_is_brought_up_to_date(
 ) -> None:
     fresh, old = tmp_path / "fresh.duckdb", tmp_path / "old.duckdb"
     warehouse("ingest", results, db=fresh)
-    as_version_2(fresh, old)
+    as_version(2, fresh, old)
     capsys.readouterr()
     assert warehouse("campaign", db=old) == 2
     assert capsys.readouterr().err == (

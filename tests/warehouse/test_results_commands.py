@@ -219,7 +219,7 @@ def test_list_shows_finished_results_and_with_all_what_failed_and_what_is_missin
     broken = save(root, make_result(5))
     (broken / "result.json").write_text("{")
     code, out, err = run(capsys, "results", "list", root)
-    assert code == 0
+    assert code == 1
     assert [line.split()[0] for line in out.splitlines()] == ["experiment_id", ID, make_result(2).experiment_id]
     assert "invalid: gpu_lost" in out
     assert "not shown: 1 failed, 1 raw; --all shows them" in err
@@ -236,6 +236,64 @@ def test_list_passes_no_control_characters_to_the_terminal(root: Path, capsys: p
     _, out, _ = run(capsys, "results", "list", root)
     assert "\x1b" not in out
     assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"effective_config": None},
+        {"effective_config": "text"},
+        {"total_energy_j": 1e308},
+        {"total_tokens": -1},
+        {"start_time": "yesterday"},
+        {"measurement_config_hash": None},
+        {"experiment_id": None},
+    ],
+    ids=str,
+)
+def test_list_tells_of_what_ingest_would_not_take_and_ends_with_1(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object]
+) -> None:
+    save(root, make_result(1))
+    broken = save(root, make_result(2))
+    edit_json(broken / "result.json", **change)
+    code, out, err = run(capsys, "results", "list", root)
+    assert code == 1
+    assert [line.split()[0] for line in out.splitlines()] == ["experiment_id", ID]
+    assert err.count("\n") == 1
+    assert str(broken) in err
+    assert main(["ingest", str(root), "--db", str(tmp_path / "w.duckdb")]) == 0
+    assert "1 new, 0 unchanged, 0 failures, 1 quarantined" in capsys.readouterr().out
+
+
+def test_list_marks_ids_that_no_command_takes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(root, make_result(1))
+    strange = save(root, make_result(2))
+    edit_json(strange / "result.json", experiment_id="../../x")
+    leave_raw(root, 3).rename(root / "raw" / "a b")
+    _, out, _ = run(capsys, "results", "list", "--all", root)
+    (usable,) = (line for line in out.splitlines() if line.startswith(ID))
+    assert "not usable" not in usable
+    assert f"(id is not usable; remove {strange} by hand)" in out
+    assert f"(id is not usable; remove {root / 'raw' / 'a b'} by hand)" in out
+
+
+def test_what_is_endless_reaches_the_terminal_cut_and_json_whole(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = "x" * 1_000_000
+    directory = save(
+        root, make_result(1, measurement_warnings=[endless] * 200, measurement_valid=False, invalid_reasons=[endless])
+    )
+    code, out, err = run(capsys, "results", "list", root)
+    assert (code, len(out) < 2000) == (0, True)
+    assert "cut in the middle: 1;" in err
+    code, out, err = run(capsys, "results", "show", ID, "--results", root)
+    assert (code, len(out) < 300_000) == (0, True)
+    assert "warning     100 more; --json has all" in out
+    assert "cut in the middle: 101 lines; --json has all" in err
+    _, out, err = run(capsys, "results", "show", ID, "--json", "--results", root)
+    assert (json.loads(out), err) == (json.loads((directory / "result.json").read_text()), "")
 
 
 def test_show_gives_figures_or_the_file_as_json_or_the_processes(

@@ -90,6 +90,8 @@ def the_line(capsys: pytest.CaptureFixture[str]) -> str:
         "WITH gone AS (DELETE FROM experiments RETURNING *) SELECT * FROM gone",
         "DELETE FROM experiments",
         "DROP TABLE experiments",
+        "UPDATE EXTENSIONS",  # which DuckDB's Python does not know
+        "EXPLAIN DELETE FROM experiments",
         "BEGIN",
         "SELECT 1; SELECT 2",
         "SELECT 1; COPY runs TO '{file}.out'",
@@ -103,11 +105,33 @@ def test_hostile_sql_is_refused_in_one_line(
         (tmp_path / name).write_text("hidden\nwords\n")
     duckdb.connect(f"{file}.duckdb").close()
     before = {path: path.stat().st_mtime_ns for folder in (tmp_path, kept.parent) for path in folder.rglob("*")}
-    assert warehouse("sql", query.format(file=file, db=kept), db=kept) == 1
+    assert warehouse("sql", query.format(file=file, db=kept), db=kept) == 2
     line = the_line(capsys)
     assert "hidden" not in line
     assert "words" not in line
     assert {path: path.stat().st_mtime_ns for folder in (tmp_path, kept.parent) for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "advice"),
+    [
+        (" ", 2, "Give one"),
+        ("selec 1", 2, "Correct the query."),
+        ("FROM nope", 2, "`warehouse schema` shows tables"),
+        ("SELECT nope FROM runs", 2, "`warehouse schema` shows tables"),
+        ("SELECT ?", 2, "Correct the query."),
+        (f"SELECT {'+'.join('1' * 5000)}", 2, "limit of 1000 exceeded. Nest the query less deeply."),
+        ("SELECT study::INTEGER FROM runs", 1, "TRY_CAST"),
+        ("SELECT error('as asked')", 1, "as asked. Correct the query."),
+    ],
+)
+def test_a_mistake_says_what_to_do_and_whether_the_query_ran(
+    query: str, code: int, advice: str, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert warehouse("sql", query, db=kept) == code
+    line = the_line(capsys)
+    assert advice in line
+    assert "SET " not in line  # nobody can change a setting here
 
 
 @pytest.mark.parametrize(
@@ -273,6 +297,25 @@ def test_a_table_shows_no_control_characters_and_says_where_it_stops(
     assert last == "the first 10000 rows; --format csv, json or parquet gives all"
 
 
+def test_a_table_cuts_what_is_endless_and_says_so(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = f"SELECT repeat('x', 100000000) || 'end' AS a, 1 AS {'n' * 5000}"
+    assert warehouse("sql", query, db=kept) == 0
+    shown = capsys.readouterr().out
+    assert len(shown) < 5000
+    assert "".join(shown.split()).count("x") < 1000
+    assert shown.splitlines()[-1] == "1 row, 1 value cut in the middle; --format csv, json or parquet gives all"
+    query = "SELECT repeat('x', 100000) AS a"
+    assert warehouse("sql", query, "--format", "csv", db=kept) == 0
+    assert capsys.readouterr().out == f"a\n{'x' * 100000}\n"
+
+
+def test_a_table_shows_all_of_a_plan(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert warehouse("sql", "EXPLAIN FROM campaigns", db=kept) == 0
+    shown = capsys.readouterr().out
+    assert len(shown) > 5000
+    assert shown.splitlines()[-1] == "1 row"
+
+
 @pytest.mark.parametrize("style", ["table", "csv", "json", "parquet"])
 def test_a_reader_that_goes_is_no_mistake(style: str, kept: Path) -> None:
     query = "SELECT range FROM range(9000)" if style == "table" else "SELECT range FROM range(10000000)"
@@ -316,6 +359,9 @@ def test_the_query_can_come_from_a_file_or_the_standard_input(
         ["--file", "{tmp}"],
         ["--file", "{tmp}/latin.sql"],
         ["SELECT '\udcff'"],
+        ["SELECT 1", "--time-limit", "nan"],
+        ["SELECT 1", "--wait", "nan"],
+        ["SELECT 1", "-o", ""],
         ["SELECT 1", "-o", "{tmp}/answer"],
         ["SELECT 1", "-o", "{tmp}/answer", "--format", "table"],
         ["SELECT 1", "-o", "{tmp}/missing/answer.csv"],

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from duckdb import DuckDBPyConnection
 
-from images.contract.config import Sampling, Workload
-from images.contract.parts import LatencyStatistics
+from images.contract.config import BackendName, ExperimentConfig
+from images.contract.parts import ExtendedEfficiencyMetrics, LatencyStatistics
 from images.contract.result import ExperimentResult
+from images.contract.work import ArrivalProcess, Lengths, Sampling, Workload
 from tests.warehouse.results import CONFIG, START, make_result, rows, save, save_failure
 from warehouse.ingest import ingest
 from warehouse.intervals import METRICS, PERCENTILES
@@ -23,6 +24,7 @@ from warehouse.schema import create_all
 
 GPU = {"gpu_names": ["Test GPU"], "gpu_uuids": ["GPU-a"], "device": "cuda"}
 OUTPUT_TOKENS = 30
+ENDLESS: dict[str, Any] = {"source": "synthetic", "ignore_eos": True}
 
 
 def ingested(root: Path, db: Path, *results: ExperimentResult) -> Path:
@@ -97,17 +99,19 @@ def test_campaigns_show_the_stored_intervals(root: Path, db: Path) -> None:
 
 
 def test_each_metric_is_in_one_of_the_views_by_kind(root: Path, db: Path) -> None:
-    latency = LatencyStatistics(
-        ttft_samples=200, itl_samples=200, **dict.fromkeys([*PERCENTILES, "ttft_mean_ms", "itl_mean_ms"], 1.0)
+    every = dict.fromkeys([*METRICS, *PERCENTILES], 1.0)
+    latency = LatencyStatistics(**{"ttft_samples": 200, "itl_samples": 200} | every)
+    extended = ExtendedEfficiencyMetrics(**every)
+    ingested(
+        root, db, make_result(energy_j=30.0, energy_adjusted_j=20.0, latency_stats=latency, extended_metrics=extended)
     )
-    ingested(root, db, make_result(energy_j=30.0, energy_adjusted_j=20.0, latency_stats=latency))
     stored = {name for (name,) in rows(db, "SELECT metric FROM intervals")}
     kinds = [
         [name for (name,) in rows(db, f"SELECT metric FROM {view}")] for view in ("energy", "throughput", "latency")
     ]
-    assert stored == {*METRICS, *PERCENTILES} - {"tpot_mean_ms", "e2e_mean_ms"}
+    assert stored == {*METRICS, *PERCENTILES}
     assert sorted(name for names in kinds for name in names) == sorted(stored)
-    assert all("ttft" in name or "itl" in name for name in kinds[2])
+    assert {name.split("_")[0] for name in kinds[2]} == {"ttft", "itl", "tpot", "e2e"}
 
 
 def test_failures_count_beside_the_campaigns_of_their_configuration(root: Path, db: Path) -> None:
@@ -256,28 +260,40 @@ def test_pareto_fronts_are_those_of_a_search_through_all_pairs() -> None:
 
 
 def test_only_the_same_work_is_compared(root: Path, db: Path) -> None:
+    poisson = [ArrivalProcess(process="poisson", rate_per_s=rate) for rate in (2.0, 3.0)]
     other_work = [
         CONFIG.model_copy(update={"workload": Workload(max_output_tokens=7)}),
         CONFIG.model_copy(update={"workload": Workload(ignore_eos=True)}),
+        CONFIG.model_copy(update={"workload": Workload(output_lengths=Lengths(distribution="uniform"), **ENDLESS)}),
+        *(CONFIG.model_copy(update={"workload": Workload(arrivals=arrivals)}) for arrivals in poisson),
         CONFIG.model_copy(update={"sampling": Sampling(temperature=1.0)}),
         CONFIG.model_copy(update={"model": "org/other"}),
     ]
-    same_work = [CONFIG.model_copy(update={"batch_size": size}) for size in (2, 3)]
+    backends: list[BackendName] = ["stub", "pytorch", "vllm", "trt"]
+    same_work = [ExperimentConfig(backend=backend, dtype="float32", batch_size=2) for backend in backends]
     results = [
         make_result(number, energy_j=30.0 * number, config=config, prompts_sha256="p", environment=GPU)
         for number, config in enumerate([*same_work, *other_work], start=1)
     ]
+    # Of before there was a choice of arrivals and lengths.
+    of_old = same_work[0].model_dump(mode="json")
+    of_old["workload"] = {name: of_old["workload"][name] for name in ("n_prompts", "max_output_tokens", "ignore_eos")}
     windowed: dict[str, Any] = {"measurement_methodology": "windowed", "steady_state_window": (0.0, 1.0)}
     ingested(
         root,
         db,
         *results,
-        make_result(7, energy_j=300.0, prompts_sha256="q", environment=GPU),
-        make_result(8, energy_j=300.0, prompts_sha256="p", environment=GPU | {"driver_version": "1"}, **windowed),
-        make_result(9, energy_j=300.0, environment=GPU | {"driver_version": "2"}),  # nobody knows what was asked
+        make_result(97, energy_j=300.0, prompts_sha256="p", study="old", environment=GPU, effective_config=of_old),
+        make_result(98, energy_j=300.0, prompts_sha256="q", environment=GPU),
+        make_result(99, energy_j=300.0, prompts_sha256="p", environment=GPU | {"driver_version": "1"}, **windowed),
+        make_result(100, energy_j=300.0, environment=GPU | {"driver_version": "2"}),  # nobody knows what was asked
     )
-    # Of all nine only the second does what another one, the first, does for less.
-    assert rows(db, "SELECT n_compared, count(*) FROM pareto_front GROUP BY ALL ORDER BY ALL") == [(1, 6), (2, 1)]
+    # Of all only those that did the same work as the first do what another one does for less.
+    alone, together = len(other_work) + 2, len(same_work) + 1
+    assert rows(db, "SELECT n_compared, count(*) FROM pareto_front GROUP BY ALL ORDER BY ALL") == [
+        (1, alone),
+        (together, 1),
+    ]
     unknown = "SELECT count(*) FROM campaign_groups WHERE work_id IS NULL"
     assert rows(db, unknown) == [(1,)]
 

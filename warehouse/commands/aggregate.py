@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from warehouse.commands.options import File
 from warehouse.commands.plain_text import printable
 from warehouse.errors import WarehouseError
 from warehouse.late_aggregation import Aggregated, aggregate, aggregate_folder
@@ -15,7 +16,7 @@ from warehouse.repository import FileSystemRepository
 results_folder = click.option(
     "--results",
     "folder",
-    type=click.Path(path_type=Path),
+    type=File(),
     default=Path("results"),
     show_default=True,
     metavar="DIR",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -35,6 +36,7 @@ _GROUP_COLUMNS = [one.name for one in fields(CampaignGroup) if one.name not in (
 _FIGURE_COLUMNS = [one.name for one in fields(Figures)]
 _FILE_COLUMNS = [*_GROUP_COLUMNS, "metric", *_FIGURE_COLUMNS]
 _COLUMNS = ("mean", "std", "95 % Student t", "95 % percentile bootstrap", "n")
+_MOST_CODES = 20
 _WIDEST = 1000
 # Where nobody looks at a terminal, a table that is cut to 80 columns serves nobody.
 _WIDTH_OF_A_FILE = 110
@@ -54,7 +56,7 @@ _WIDTH_OF_A_FILE = 110
 @click.option(
     "--export-csv",
     "csv_file",
-    type=click.Path(path_type=Path),
+    type=options.File(),
     metavar="FILE",
     help="Write the figures to FILE instead.",
 )
@@ -109,7 +111,7 @@ def _print_group(console: Console, group: CampaignGroup, include_all: bool) -> N
     if group.largest_energy_bound is not None:
         console.print(Text(_bound(group.largest_energy_bound, group.n_bounds, group.n_cycles)))
     if group.warnings:
-        console.print(Text("warnings: " + ", ".join(f"{clipped(code)} ({n})" for code, n in group.warnings.items())))
+        console.print(Text(_warnings(group.warnings)))
     if not group.n_cycles:
         console.print()
         return
@@ -180,6 +182,12 @@ def _counts(group: CampaignGroup, include_all: bool) -> str:
     if group.n_superseded:
         notes.append(f"{group.n_superseded} replaced by newer runs")
     return f"{text} ({', '.join(notes)})"
+
+
+def _warnings(counts: Mapping[str, int]) -> str:
+    shown = [f"{clipped(code)} ({n})" for code, n in islice(counts.items(), _MOST_CODES)]
+    more = f' and {len(counts) - _MOST_CODES} more (warehouse sql "FROM warnings")' if len(counts) > _MOST_CODES else ""
+    return f"warnings: {', '.join(shown)}{more}"
 
 
 def _bound(largest: float, n_bounds: int, n_cycles: int) -> str:
@@ -255,7 +263,8 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[st
     if any(figures.t_method == "stein" for figures in shown):
         yield "* the metric that an adaptive study stopped by: with the spread and the degrees of freedom of its pilot."
     if any(metric not in group.figures for group in groups if group.n_cycles for metric in SHOWN):
-        yield f'"{NOT_MEASURED}" means not measured.'
+        energy = all("energy_per_output_token_j" in group.figures for group in groups if group.n_cycles)
+        yield f'"{NOT_MEASURED}" means not measured{"" if energy else "; energy is, on NVIDIA GPUs"}.'
     if any("ttft_mean_ms" in group.figures for group in groups):
         yield "TTFT counts from the opening of the window, so waiting for a place in a batch is part of it."
     if any(group.largest_energy_bound is not None for group in groups):

@@ -50,12 +50,13 @@ _WORDS = {
     "limits",
     multiple=True,
     metavar="CONDITION",
-    help='Exit 1 if met, such as "energy_per_output_token_j > +3%"; repeatable.',
+    help='Exit 1 if met, such as "output_tokens_per_second < -3%", or where there is energy '
+    '"energy_per_output_token_j > +3%"; repeatable.',
 )
 @click.option("--strict-gate", is_flag=True, help="Exit 3 if a condition could not be decided.")
 @click.option(
     "--confidence",
-    type=click.FloatRange(min=0.5, max=0.9999),
+    type=options.Number(min=0.5, max=0.9999),
     default=0.95,
     show_default=True,
     help="Of the intervals, and of all conditions together.",

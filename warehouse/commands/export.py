@@ -11,7 +11,7 @@ from warehouse.commands.plain_text import printable
 from warehouse.errors import WarehouseError
 from warehouse.lake import TABLES, Exported, export_lake, export_table
 
-_SUFFIXES = {".csv": "csv", ".json": "json"}
+_SUFFIXES = {"": "parquet", ".parquet": "parquet", ".csv": "csv", ".json": "json"}
 
 
 @click.command("export")
@@ -20,7 +20,7 @@ _SUFFIXES = {".csv": "csv", ".json": "json"}
     "--output",
     "target",
     required=True,
-    type=click.Path(path_type=Path),
+    type=options.File(),
     metavar="PATH",
     help="File of CSV or JSON, or folder of Parquet.",
 )
@@ -28,7 +28,7 @@ _SUFFIXES = {".csv": "csv", ".json": "json"}
     "--format",
     "style",
     type=click.Choice(["csv", "json", "parquet"]),
-    help="What to write. By default a PATH that ends in .csv or .json says it, and any other is Parquet.",
+    help="What to write. By default a PATH that ends in .csv or .json says it, and a name of a folder is Parquet.",
 )
 @click.option(
     "--table",
@@ -58,7 +58,7 @@ def command(
     partitioned by study and backend as Hive does, for Spark, Trino, DuckDB and pyarrow. Only runs that count are
     written, unless --all. In a CSV an apostrophe stands before text that a spreadsheet would take for a formula.
     """
-    style = style or _SUFFIXES.get(target.suffix.lower(), "parquet")
+    style = style or _style(target)
     if style == "parquet":
         wanted = list(dict.fromkeys(tables)) or list(TABLES)
         exported = export_lake(
@@ -72,9 +72,25 @@ def command(
     click.echo(_summary(target, exported))
 
 
+def _style(target: Path) -> str:
+    style = _SUFFIXES.get(target.suffix.lower(), "parquet" if target.is_dir() else None)
+    if style is None:
+        raise WarehouseError(
+            f"the name {target} does not say what to write. Give --format csv or json for a file, or --format parquet "
+            "for a folder of that name.",
+            2,
+        )
+    return style
+
+
 def _summary(target: Path, exported: Exported) -> str:
-    text = f"{printable(target)}: " + ", ".join(f"{n} {table.replace('_', ' ')}" for table, n in exported.rows.items())
+    text = f"{printable(target)}: " + ", ".join(_counted(n, table) for table, n in exported.rows.items())
     if exported.left_out:
         runs = "1 run" if exported.left_out == 1 else f"{exported.left_out} runs"
         text += f" ({runs} left out: invalid, simulated or replaced; --all has them)"
     return text
+
+
+def _counted(n: int, table: str) -> str:
+    things = table.replace("_", " ")
+    return f"{n} {things.removesuffix('s') if n == 1 else things}"

@@ -13,8 +13,12 @@ def printable(text: object) -> str:
 
 def clipped(text: object, longest: int = LONGEST_NAME) -> str:
     """As `printable`, of at most `longest` characters of `text`: its beginning and its end."""
-    whole = str(text)
-    if len(whole) > longest:
-        head = (longest - len(_CUT)) // 2
-        whole = whole[:head] + _CUT + whole[len(whole) - (longest - len(_CUT) - head) :]
-    return printable(whole)
+    return printable(cut(str(text), longest))
+
+
+def cut(text: str, longest: int) -> str:
+    """At most `longest` characters of `text`: its beginning and its end."""
+    if len(text) <= longest:
+        return text
+    head = (longest - len(_CUT)) // 2
+    return text[:head] + _CUT + text[len(text) - (longest - len(_CUT) - head) :]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -20,11 +19,17 @@ from images.contract.process import completed
 from images.contract.result import ExperimentResult
 from warehouse.commands import aggregate
 from warehouse.commands.aggregate import results_folder
-from warehouse.commands.plain_text import printable
+from warehouse.commands.options import File
+from warehouse.commands.plain_text import LONGEST_NAME, clipped, printable
 from warehouse.errors import WarehouseError
-from warehouse.repository import FileSystemRepository
+from warehouse.intake.records import Broken, Record
+from warehouse.intake.rows import Row
+from warehouse.repository import FileSystemRepository, is_id
 
 NOT_MEASURED = "-"
+_LONGEST_LINE = 2000
+_MOST_LINES = 100
+"""Of warnings or of a log, where --json has them all."""
 _COLUMNS = "{:<28}  {:>15}  {:>15}  {}"
 
 
@@ -37,39 +42,40 @@ command.add_command(aggregate.command)
 
 
 @command.command("list")
-@click.argument("named", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
+@click.argument("named", metavar="[DIR]", type=File(), required=False)
 @click.option("--all", "everything", is_flag=True, help="Failures and leftover raw results, too.")
 @results_folder
-def list_results(named: Path | None, everything: bool, folder: Path) -> None:
+def list_results(named: Path | None, everything: bool, folder: Path) -> int:
     """List the finished results in DIR, the results folder, oldest first.
 
-    With --all also failures with their reason, raw results that wait to be aggregated with what is missing
-    (`warehouse aggregate`), and what cannot be read.
+    With --all also failures with their reason, and raw results that wait to be aggregated with what is missing
+    (`warehouse aggregate`). What ingest would not take is told of below, and the exit code is then 1.
     """
     folder = named or folder
     repository = FileSystemRepository(folder)
     contents = repository.scan()
     click.echo(_COLUMNS.format("experiment_id", "J/output token", "output tokens/s", "state"))
     unread = list(contents.problems)
+    n_cut = 0
     for one in contents.finished:
         if one.failed and not everything:
             continue
-        try:
-            document = repository.document(one)
-            line = _failure_line(document) if one.failed else _result_line(document)
-        except (UnreadableResult, OSError) as error:
-            unread.append(str(error))
-            continue
-        click.echo(f"{line}  {printable(one.path.relative_to(folder))}")
+        found = repository.judged(one)
+        if isinstance(found, Broken):
+            unread.append(found.reason)
+        else:
+            n_cut += _print_line(found.experiment_id, *_figures_and_state(found), one.path, folder)
     if everything:
         for path in contents.raw:
-            line = _COLUMNS.format(printable(path.name), "", "", f"raw: {_lacks(path)}")
-            click.echo(f"{line}  {printable(path.relative_to(folder))}")
+            n_cut += _print_line(path.name, "", "", f"raw: {_lacks(path)}", path, folder)
+    if n_cut:
+        click.echo(f"cut in the middle: {n_cut}; `warehouse results show ID --json` has them whole", err=True)
     n_failed = sum(one.failed for one in contents.finished)
     if not everything and (n_failed or contents.raw):
         click.echo(f"not shown: {n_failed} failed, {len(contents.raw)} raw; --all shows them", err=True)
     for problem in unread:
-        click.echo(f"warehouse: {printable(problem)}", err=True)
+        click.echo(f"warehouse: {clipped(problem, _LONGEST_LINE)}", err=True)
+    return 1 if unread else 0
 
 
 @command.command("show")
@@ -82,8 +88,12 @@ def show(experiment_id: str, raw: bool, as_json: bool, folder: Path) -> None:
     repository = FileSystemRepository(folder)
     try:
         lines = _raw_lines if raw else _lines
+        n_cut = 0
         for line in lines(repository, experiment_id, as_json):
-            click.echo(line)
+            n_cut += len(line) > _LONGEST_LINE and not as_json
+            click.echo(line if as_json else clipped(line, _LONGEST_LINE))
+        if n_cut:
+            click.echo(f"cut in the middle: {n_cut} line{'' if n_cut == 1 else 's'}; --json has all", err=True)
     except UnreadableResult as error:
         raise WarehouseError(f"{error}.") from None
 
@@ -115,31 +125,39 @@ def delete(experiment_id: str, yes: bool, folder: Path) -> int:
     return 0
 
 
-def _result_line(data: dict[str, Any]) -> str:
-    figures = [_figure(data.get(name)) for name in ("energy_per_output_token_j", "output_tokens_per_second")]
-    return _COLUMNS.format(printable(data.get("experiment_id")), *figures, printable(_state(data)))
+def _print_line(experiment_id: str, energy: str, speed: str, state: str, path: Path, folder: Path) -> bool:
+    """Whether something of it had to be cut."""
+    where = str(path.relative_to(folder))
+    line = f"{_COLUMNS.format(clipped(experiment_id), energy, speed, clipped(state))}  {clipped(where)}"
+    if not is_id(experiment_id):
+        line += f"  (id is not usable; remove {printable(path)} by hand)"
+    click.echo(line)
+    return any(len(text) > LONGEST_NAME for text in (experiment_id, state, where))
 
 
-def _state(data: dict[str, Any]) -> str:
-    valid = data.get("measurement_valid")
+def _figures_and_state(record: Record) -> tuple[str, str, str]:
+    if record.kind == "failure":
+        (failure,) = record.rows["failures"]
+        return "", "", f"failed: {failure['error_class']} ({failure['exit_code']})"
+    (row,) = record.rows["experiments"]
+    return _figure(row["energy_per_output_token_j"]), _figure(row["output_tokens_per_second"]), _state(row)
+
+
+def _state(data: Row) -> str:
+    valid = data["measurement_valid"]
     if valid is False:
-        reasons = data.get("invalid_reasons")
+        reasons = data["invalid_reasons"]
         return f"invalid: {', '.join(map(str, reasons))}" if isinstance(reasons, list) else "invalid"
     return "valid" if valid else "validity unknown"
-
-
-def _failure_line(data: dict[str, Any]) -> str:
-    state = f"failed: {data.get('error_class')} ({data.get('exit_code')})"
-    return _COLUMNS.format(printable(data.get("experiment_id")), "", "", printable(state))
 
 
 def _lacks(folder: Path) -> str:
     try:
         leftover = load_leftover(folder)
     except UnreadableResult as error:
-        return printable(error)
+        return str(error)
     report = leftover.report()
-    return "complete" if report.is_complete else printable(describe(report, leftover.damaged))
+    return "complete" if report.is_complete else describe(report, leftover.damaged)
 
 
 def _figure(value: object) -> str:
@@ -153,9 +171,9 @@ def _lines(repository: FileSystemRepository, experiment_id: str, as_json: bool) 
         if as_json:
             yield json.dumps(files.read_json(directory / files.RESULT_FILE), indent=1)
             return
-        yield from map(printable, _result_lines(result, directory))
+        yield from _result_lines(result, directory)
         for note in notes:
-            click.echo(f"warehouse: {printable(note)}", err=True)
+            click.echo(f"warehouse: {clipped(note, _LONGEST_LINE)}", err=True)
         return
     failures = repository.failure_directories(experiment_id)
     folder = repository.raw_folder(experiment_id)
@@ -165,9 +183,9 @@ def _lines(repository: FileSystemRepository, experiment_id: str, as_json: bool) 
         yield json.dumps(files.read_json(failures[0] / files.FAILURE_FILE), indent=1)
         return
     for path in failures:
-        yield from map(printable, _failure_lines(path))
+        yield from _failure_lines(path)
     if folder is not None and not as_json:
-        yield printable(f"raw         {folder}")
+        yield f"raw         {folder}"
         yield f"            {_lacks(folder)}"
         yield f"            `warehouse aggregate {experiment_id}` makes the result of it"
     elif folder is not None:
@@ -189,7 +207,7 @@ def _raw_lines(repository: FileSystemRepository, experiment_id: str, as_json: bo
         yield json.dumps([one.model_dump(mode="json") for one in processes], indent=1)
         return
     for one in processes:
-        yield from map(printable, _process_lines(one))
+        yield from _process_lines(one)
     if folder is not None:
         yield f"{len(completed(folder))} completed: {_lacks(folder)}"
 
@@ -225,10 +243,8 @@ def _result_lines(result: ExperimentResult, directory: Path) -> Iterator[str]:
     )
     if latency is not None:
         yield f"latency     TTFT mean {_figure(latency.ttft_mean_ms)} ms, ITL mean {_figure(latency.itl_mean_ms)} ms"
-    for warning in result.measurement_warnings:
-        yield f"warning     {warning}"
-    for warning in result.aggregation.warnings if result.aggregation else ():
-        yield f"aggregation {warning}"
+    yield from _labelled("warning", result.measurement_warnings)
+    yield from _labelled("aggregation", result.aggregation.warnings if result.aggregation else [])
 
 
 def _failure_lines(directory: Path) -> Iterator[str]:
@@ -236,8 +252,14 @@ def _failure_lines(directory: Path) -> Iterator[str]:
     yield f"{failure.experiment_id}  failed: {failure.error_class} (exit code {failure.exit_code})"
     yield f"directory   {directory}"
     yield f"message     {failure.message} {failure.advice}"
-    for line in failure.log_tail:
-        yield f"log         {line}"
+    yield from _labelled("log", failure.log_tail)
+
+
+def _labelled(label: str, lines: Sequence[str]) -> Iterator[str]:
+    for line in lines[:_MOST_LINES]:
+        yield f"{label:<11} {line}"
+    if len(lines) > _MOST_LINES:
+        yield f"{label:<11} {len(lines) - _MOST_LINES} more; --json has all"
 
 
 def _process_lines(raw: RawProcessResult) -> Iterator[str]:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from warehouse.commands import options
-from warehouse.commands.plain_text import printable
+from warehouse.commands.plain_text import clipped, cut, printable
 from warehouse.commands.standard_output import PipedConsole, unless_nobody_reads
 from warehouse.errors import WarehouseError
 from warehouse.export import new_file
@@ -31,12 +31,17 @@ from warehouse.query import Answer, Rows, streamed, streamed_arrow
 _WIDEST = 10_000
 _LONGEST_TABLE = 10_000
 """Rows of a table for reading; its widths need all of them in memory."""
+_LONGEST_VALUE = 1000
+"""Characters of a value in a table for reading: what others wrote may be without end, and takes its time to draw."""
+_LONGEST_PLAN = 1_000_000
+_PLAN = ["explain_key", "explain_value"]
+"""The columns of EXPLAIN, whose values are drawings."""
 _SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 
 
 @click.command("sql")
 @click.argument("query", required=False)
-@click.option("--file", "script", type=click.Path(path_type=Path), metavar="FILE", help="Read the query from FILE.")
+@click.option("--file", "script", type=options.File(), metavar="FILE", help="Read the query from FILE.")
 @options.database
 @options.wait
 @click.option(
@@ -45,11 +50,11 @@ _SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
     type=click.Choice(["table", "csv", "json", "parquet"]),
     help="What to write. By default a FILE of -o says it by its name, and otherwise it is a table.",
 )
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write into FILE.")
+@click.option("-o", "--output", "target", type=options.File(), metavar="FILE", help="Write into FILE.")
 @click.option(
     "--time-limit",
     "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.Number(min=0, min_open=True),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -67,8 +72,14 @@ def command(
     """Ask the database a question in SQL.
 
     QUERY is one statement that asks; - reads it from the standard input. Tables and views: see `warehouse schema`.
-    NULL is not measured. The query can change nothing and sees no other file. CSV, JSON and Parquet come as they
-    are found, however many rows; what stops half-way leaves no FILE.
+    NULL is not measured. The query can change nothing and sees no other file.
+
+    A table is for reading: 10,000 rows and 1,000 characters of a value at most, control characters spelled out. CSV,
+    JSON and Parquet hold all as it was found, but for NaN and infinity, which are null in JSON; a CSV has control
+    characters as they are. What stops half-way leaves no FILE.
+
+    The time limit counts what the database works, not how long its answer takes to be written or read. Exit code: 0, 1
+    if the query failed or was stopped, 2 if it could not be run at all.
     """
     style = _style(style, target)
     text = _text(query, script)
@@ -133,36 +144,48 @@ def _print_table(rows: Rows) -> None:
             break
     longer = len(shown) > _LONGEST_TABLE
     answer = Answer(rows.columns, shown[:_LONGEST_TABLE])
+    longest = _LONGEST_PLAN if answer.columns == _PLAN else _LONGEST_VALUE
+    texts = [["NULL" if value is None else str(value) for value in row] for row in answer.rows]
+    n_cut = sum(len(text) > longest for row in texts for text in row)
+    names = list(map(clipped, answer.columns))
+    lines = [[_printable_lines(cut(text, longest)) for text in row] for row in texts]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(answer.columns):
+    for index, name in enumerate(names):
         numeric = all(isinstance(row[index], int | float | None) for row in answer.rows)
-        table.add_column(Text(printable(name)), justify="right" if numeric and answer.rows else "left", overflow="fold")
-    for row in answer.rows:
-        table.add_row(*(Text(_shown(value)) for value in row))
+        table.add_column(Text(name), justify="right" if numeric and answer.rows else "left", overflow="fold")
+    for row in lines:
+        table.add_row(*map(Text, row))
     console = PipedConsole()
     if console.measure(table, options=console.options.update(max_width=_WIDEST)).minimum <= console.width:
         console.print(table)
     else:
-        _print_stacked(console, answer)
-    count = f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}"
-    click.echo(f"the first {count}; --format csv, json or parquet gives all" if longer else count)
+        _print_stacked(console, names, lines)
+    click.echo(_count(len(lines), n_cut, longer=longer))
 
 
-def _print_stacked(console: Console, answer: Answer) -> None:
+def _print_stacked(console: Console, names: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """More columns than fit: one line for each value."""
-    width = max(map(len, answer.columns))
-    for number, row in enumerate(answer.rows, start=1):
+    width = max(map(len, names))
+    for number, row in enumerate(lines, start=1):
         console.print(Text(f"row {number}", style="bold"))
-        for name, value in zip(answer.columns, row, strict=True):
-            console.print(Text(f"  {printable(name):<{width}}  {_shown(value)}"), overflow="fold")
+        for name, text in zip(names, row, strict=True):
+            console.print(Text(f"  {name:<{width}}  {text}"), overflow="fold")
 
 
-def _shown(value: Any) -> str:
-    return "NULL" if value is None else "\n".join(map(printable, str(value).split("\n")))
+def _count(n_rows: int, n_cut: int, *, longer: bool) -> str:
+    text = f"{'the first ' if longer else ''}{n_rows} row{'' if n_rows == 1 else 's'}"
+    if n_cut:
+        text += f", {n_cut} value{'' if n_cut == 1 else 's'} cut in the middle"
+    return f"{text}; --format csv, json or parquet gives all" if longer or n_cut else text
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _write_csv(rows: Rows, stream: BinaryIO) -> None:
-    """As it is, for programs: what a spreadsheet may take for a formula is not marked, as `warehouse export` does."""
+    """As it is, for programs: with control characters, and without a mark before what a spreadsheet may take for a
+    formula, which `warehouse export` makes."""
     with _text_of(stream) as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(rows.columns)

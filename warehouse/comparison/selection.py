@@ -44,6 +44,10 @@ Settings = Mapping[str, Any]
 """A configuration, flat: "config.workload.n_prompts" -> 128."""
 
 
+class MeansNothing(WarehouseError):
+    """No campaign is what a selector means."""
+
+
 @dataclass(frozen=True)
 class Campaign:
     """One row of campaign_groups, by column."""
@@ -84,7 +88,8 @@ def select(
         with_settings: reads the configurations of some campaigns; asked only for those that may be meant.
 
     Raises:
-        WarehouseError: it means none, or two kinds of thing.
+        MeansNothing: it means none.
+        WarehouseError: it means two kinds of thing, or cannot be read.
     """
     if "=" in selector:
         return _by_terms(selector, campaigns, with_settings)
@@ -94,7 +99,7 @@ def select(
             kinds = {kind: found}
             break
     if not kinds:
-        raise WarehouseError(f"no campaign is called {quoted(selector)}; there are {known_names(campaigns)}.", 2)
+        raise MeansNothing(f"no campaign is called {quoted(selector)}; there are {known_names(campaigns)}.", 2)
     if len({tuple(campaign.id for campaign in found) for found in kinds.values()}) > 1:
         choices = " or ".join(f"{kind}={shown(selector)}" for kind in kinds)
         raise WarehouseError(f"{quoted(selector)} is more than one thing. Write {choices}.", 2)
@@ -196,7 +201,7 @@ def _by_terms(
         if not left:
             values = sorted({_as_text(campaign.get(name)) for campaign in found})
             there = f"; of those that the rest leaves, it is {listed(values)}" if values else ""
-            raise WarehouseError(f"no campaign has {shown(name)}={shown(value)}{there}.", 2)
+            raise MeansNothing(f"no campaign has {shown(name)}={shown(value)}{there}.", 2)
         found = left
     return Selection(with_settings(found), frozenset(name for name, _ in terms))
 

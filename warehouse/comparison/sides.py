@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from images.contract.config import ExperimentConfig
-from warehouse.comparison.selection import Campaign, Selection, flat, known_names, listed, quoted, select
+from warehouse.comparison.selection import Campaign, MeansNothing, Selection, flat, known_names, listed, quoted, select
 from warehouse.errors import WarehouseError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def select_both(
     everything = [Campaign(dict(zip(names, row, strict=True))) for row in rows.fetchall()]
     here = [campaign for campaign in everything if study is None or campaign.get("study") == study]
     if not here:
+        _refuse_failed(quoted(study), [one for one in _failed(connection, names) if one.get("study") == study])
         raise WarehouseError(f"there is no study {quoted(study)}; there are {known_names(everything)}.", 2)
 
     def with_settings(campaigns: Sequence[Campaign]) -> list[Campaign]:
@@ -54,10 +56,14 @@ def select_both(
         try:
             found.append(select(selector, counting, with_settings))
         except WarehouseError:
-            if include_all:
+            # Tell whether it is only what is left out, or what failed, that keeps it from being found.
+            try:
+                left_out = select(selector, here, with_settings).campaigns
+            except MeansNothing:
+                failed = [one for one in _failed(connection, names) if study is None or one.get("study") == study]
+                with suppress(MeansNothing):
+                    _refuse_failed(quoted(selector), select(selector, failed, list).campaigns if failed else ())
                 raise
-            # Tell whether it is only what is left out that keeps it from being found.
-            left_out = select(selector, here, with_settings).campaigns
             raise WarehouseError(
                 f"{quoted(selector)} means campaigns ({listed([one.label() for one in left_out])}) that have only "
                 "simulated or invalid runs, which prove nothing. Compare them all the same with --all.",
@@ -80,6 +86,27 @@ def losses(connection: DuckDBPyConnection) -> Losses:
         """
     ).fetchall()
     return {(study, config_hash): Lost(*counts) for study, config_hash, *counts in rows if any(counts)}
+
+
+def _failed(connection: DuckDBPyConnection, columns: Sequence[str]) -> list[Campaign]:
+    """Failed jobs without a result, each as the campaign that it would have been in, as far as that is known."""
+    known = ("study", "experiment", "backend", "measurement_config_hash", "model", "dtype", "batch_size")
+    rows = connection.execute(f"SELECT experiment_id, {', '.join(known)}, config FROM standing_failures").fetchall()
+    return [
+        Campaign(
+            {**dict.fromkeys(columns), "campaign_id": experiment_id, **dict(zip(known, values, strict=True))},
+            _settings(from_json(config)) if config else {},
+        )
+        for experiment_id, *values, config in rows
+    ]
+
+
+def _refuse_failed(what: str, failed: Sequence[Campaign]) -> None:
+    if failed:
+        jobs = "its only job" if len(failed) == 1 else f"all {len(failed)} jobs"
+        raise WarehouseError(
+            f'{what} has no result to compare: {jobs} failed. Why: warehouse sql "FROM failure_summary".', 2
+        )
 
 
 def _counts(campaign: Campaign) -> bool:

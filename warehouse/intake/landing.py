@@ -11,18 +11,15 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from images.contract import files
-from warehouse.database import attached, cannot_be_written
+from warehouse.database import attached
+from warehouse.database_file import cannot_be_written
 from warehouse.intake.records import Broken, Record
+from warehouse.intake.rivals import Holder, Key, Rivals, Sorted
 from warehouse.intake.rows import Row
 from warehouse.intervals import refresh
 
 SIDECAR_TABLES = ("requests", "samples")
 ROW_TABLES = ("experiments", "process_results", "warnings", "failures")
-_DOCUMENTS = (files.RESULT_FILE, files.FAILURE_FILE)
-_SIDECARS = (files.REQUESTS_FILE, files.TIMESERIES_FILE)
-_NOT_KNOWN = ""
-"""Digest of what was read by an earlier version."""
 _DATA_ERRORS = (duckdb.Error, pa.ArrowException, ValueError, OverflowError)
 """What can be wrong with the values of one directory, found when they are stored."""
 
@@ -63,29 +60,25 @@ class Landing:
 
     Attributes:
         wait_s: how long to wait for another process to let go of the database (s).
-        exists: whether a directory is there.
-        same: whether two directories have the same in their files of these names.
-        report: is given one line for each directory that is quarantined or doubled.
+        rivals: decides between directories with the same experiment.
+        report: is given one line for each directory that is quarantined.
         moved: names that the batches found something else for; they are not gone.
-        again: directories that were copies of what is not there any more, to be read again.
+        again: directories to be read again once all others were, because what they were compared with changed.
+        doubled: experiment_id of what was found to be a copy, by name.
+        refused: names that were quarantined.
+        replaced: ids of which rows were deleted, because they come from elsewhere or are read anew.
     """
 
     database: Path
     wait_s: float
-    exists: Callable[[str], bool]
-    same: Callable[[str, str, Sequence[str]], bool]
+    rivals: Rivals
     report: Callable[[str], object]
     now: Callable[[], datetime]
     moved: set[str] = field(default_factory=set)
     again: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class _Holder:
-    """The directory that an experiment in the database came from."""
-
-    directory: str
-    content_digest: str
+    doubled: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    replaced: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +88,14 @@ class _Replaced:
     Attributes:
         updated: results of the batch that are not new therefore.
         touched: campaigns that lost a run.
+        ids: of the experiments whose rows went.
         copies: directories that held the same and are to be looked at again.
     """
 
     updated: int
     touched: set[str]
+    ids: set[str]
     copies: set[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sorted:
-    """A batch after a look at what the database has already."""
-
-    taken: list[Record]
-    duplicates: list[Record]
-    broken: list[Broken]
-    moved_from: list[str]
 
 
 def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landing: Landing) -> Summary:
@@ -124,10 +109,10 @@ def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landi
     """
     try:
         with attached(connection, landing.database, landing.wait_s):
-            parts = _sort(batch, _holders(connection, batch), landing)
-            replaced = _replace_old_rows(connection, parts)
+            parts = landing.rivals.sort(batch, _holders(connection, batch))
+            replaced = _replace_old_rows(connection, parts, landing.replaced)
             _insert(connection, parts.taken)
-            _keep_books(connection, parts, landing.now())
+            _keep_books(connection, parts, landing)
             refresh(connection, replaced.touched | {one.campaign_id for one in parts.taken if one.campaign_id})
     except _DATA_ERRORS as error:
         if len(batch) > 1:
@@ -137,14 +122,9 @@ def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landi
             raise cannot_be_written(landing.database, error) from None
         reason = f"does not fit the tables ({str(error).splitlines()[0]}). Repair or remove it, then ingest again."
         return land([Broken(batch[0].directory, reason)], connection, landing)
-    landing.moved.update(parts.moved_from)
-    landing.again.update(replaced.copies)
+    _remember(batch, parts, replaced, landing)
     for broken in parts.broken:
         landing.report(f"quarantined: {broken.directory}: {broken.reason.removeprefix(broken.directory + '/')}")
-    for record in parts.duplicates:
-        landing.report(
-            f"duplicate: {record.directory} has the same content as another directory ({record.experiment_id})"
-        )
     failures = sum(record.kind == "failure" for record in parts.taken)
     return Summary(
         new=len(parts.taken) - failures - replaced.updated,
@@ -155,22 +135,37 @@ def land(batch: Sequence[Record | Broken], connection: DuckDBPyConnection, landi
     )
 
 
-def forget(connection: DuckDBPyConnection, directories: Sequence[str]) -> tuple[set[str], set[str]]:
+def _remember(batch: Sequence[Record | Broken], parts: Sorted, replaced: _Replaced, landing: Landing) -> None:
+    """Tell the batches to come what became of this one, once it is stored."""
+    landing.rivals.remember(batch, parts)
+    names = {record.directory for record in batch}
+    landing.moved.update(parts.moved_from)
+    landing.replaced.update(replaced.ids)
+    # What is unread yet will be judged by what this batch left.
+    landing.again.update(replaced.copies - names - landing.rivals.unread, (one.directory for one in parts.postponed))
+    landing.doubled.update({record.directory: record.experiment_id for record in parts.duplicates})
+    landing.refused.update(broken.directory for broken in parts.broken)
+
+
+def forget(connection: DuckDBPyConnection, directories: Sequence[str]) -> set[str]:
     """Delete what directories brought in, their place in the books included.
 
     Returns:
-        Campaigns that lost a run, which the caller refreshes, and copies of what goes, which are to be read again.
+        Campaigns that lost a run, which the caller refreshes.
     """
-    old = _ids_of(connection, directories)
-    touched = _delete_rows(connection, old)
-    copies = _forget_copies(connection, [experiment_id for _, experiment_id, _ in old])
+    touched = _delete_rows(connection, _ids_of(connection, directories))
     _delete(connection, "ingested_directories", "directory", directories)
-    return touched, copies - set(directories)
+    return touched
 
 
-def copies_of(connection: DuckDBPyConnection, directories: Sequence[str]) -> set[str]:
-    """Copies of what these directories hold, which take their place: they are to be read again."""
-    return _forget_copies(connection, [experiment_id for _, experiment_id, _ in _ids_of(connection, directories)])
+def copies_of(connection: DuckDBPyConnection, directories: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of `directories` that have copies that were there the last time, each with each of them."""
+    return connection.execute(
+        "SELECT holder.directory, copy.directory FROM ingested_directories AS holder "
+        "JOIN ingested_directories AS copy USING (experiment_id) WHERE holder.kind <> 'duplicate' "
+        "AND copy.kind = 'duplicate' AND copy.gone_since IS NULL AND holder.directory IN (SELECT unnest(?::VARCHAR[]))",
+        [directories],
+    ).fetchall()
 
 
 def forget_broken(connection: DuckDBPyConnection, directories: Sequence[str]) -> None:
@@ -186,69 +181,37 @@ def mark_gone(connection: DuckDBPyConnection, directories: Sequence[str], since:
     )
 
 
-def _holders(connection: DuckDBPyConnection, batch: Iterable[Record | Broken]) -> dict[tuple[str, str], _Holder]:
+def _holders(connection: DuckDBPyConnection, batch: Iterable[Record | Broken]) -> dict[Key, Holder]:
     ids = [record.experiment_id for record in batch if isinstance(record, Record)]
     rows = connection.execute(
         "SELECT kind, experiment_id, directory, content_digest FROM ingested_directories "
         "WHERE kind <> 'duplicate' AND experiment_id IN (SELECT unnest(?::VARCHAR[]))",
         [ids],
     ).fetchall()
-    return {(kind, experiment_id): _Holder(directory, digest) for kind, experiment_id, directory, digest in rows}
+    return {(kind, experiment_id): Holder(directory, digest) for kind, experiment_id, directory, digest in rows}
 
 
-def _sort(batch: Sequence[Record | Broken], known: Mapping[tuple[str, str], _Holder], landing: Landing) -> _Sorted:
-    """The first directory of an experiment stays while it is there; the same again is a duplicate, else a conflict."""
-    taken: dict[tuple[str, str], Record] = {}
-    duplicates: list[Record] = []
-    broken = [record for record in batch if isinstance(record, Broken)]
-    moved_from: list[str] = []
-    read = [record for record in batch if isinstance(record, Record)]
-    holds_now = {record.directory: (record.kind, record.experiment_id) for record in read}
-    # A directory that holds something else now, because names were exchanged, holds its experiment no more.
-    holders = {key: one for key, one in known.items() if holds_now.get(one.directory, key) == key}
-    for record in read:
-        key = (record.kind, record.experiment_id)
-        holder = holders.get(key)
-        if holder is not None and holder.directory != record.directory:
-            if landing.exists(holder.directory):
-                if _is_copy(record, holder, landing):
-                    duplicates.append(record)
-                else:
-                    broken.append(Broken(record.directory, _conflict(record, holder)))
-                continue
-            moved_from.append(holder.directory)  # moved, or aggregated anew
-        taken[key] = record
-        holders[key] = _Holder(record.directory, record.content_digest)
-    return _Sorted(list(taken.values()), duplicates, broken, moved_from)
+def _replace_old_rows(connection: DuckDBPyConnection, parts: Sorted, replaced: set[str]) -> _Replaced:
+    """Delete what the directories that were read had brought in earlier.
 
-
-def _is_copy(record: Record, holder: _Holder, landing: Landing) -> bool:
-    if holder.content_digest == _NOT_KNOWN:
-        return landing.same(holder.directory, record.directory, (*_DOCUMENTS, *_SIDECARS))
-    return holder.content_digest == record.content_digest and landing.same(
-        holder.directory, record.directory, _SIDECARS
-    )
-
-
-def _conflict(record: Record, holder: _Holder) -> str:
-    return (
-        f"has the experiment_id {record.experiment_id} of {holder.directory} but other content. "
-        "An id names one cycle; remove the directory that is wrong, then ingest again."
-    )
-
-
-def _replace_old_rows(connection: DuckDBPyConnection, parts: _Sorted) -> _Replaced:
-    """Delete what the directories that were read had brought in earlier."""
+    Args:
+        replaced: ids that earlier batches did this to.
+    """
     names = [record.directory for record in (*parts.taken, *parts.duplicates)]
     old = _ids_of(connection, [*names, *parts.moved_from])
     touched = _delete_rows(connection, old)
     ids_before = {experiment_id for _, experiment_id, _ in old}
     directories_before = {directory for _, _, directory in old}
     updated = sum(
-        record.kind == "result" and (record.directory in directories_before or record.experiment_id in ids_before)
+        record.kind == "result"
+        and (
+            record.directory in directories_before
+            or record.experiment_id in ids_before
+            or record.experiment_id in replaced
+        )
         for record in parts.taken
     )
-    return _Replaced(updated, touched, _forget_copies(connection, sorted(ids_before)))
+    return _Replaced(updated, touched, ids_before, _forget_copies(connection, sorted(ids_before)))
 
 
 def _forget_copies(connection: DuckDBPyConnection, experiment_ids: Sequence[str]) -> set[str]:
@@ -329,10 +292,13 @@ def _insert_staged(connection: DuckDBPyConnection, table: str, keys: Mapping[int
     )
 
 
-def _keep_books(connection: DuckDBPyConnection, parts: _Sorted, now: datetime) -> None:
+def _keep_books(connection: DuckDBPyConnection, parts: Sorted, landing: Landing) -> None:
+    now = landing.now()
     read = [*parts.taken, *parts.duplicates]
     gone = [*(record.directory for record in read), *parts.moved_from]
-    _delete(connection, "quarantine", "directory", [*gone, *(broken.directory for broken in parts.broken)])
+    # What lost its place in the books to this batch may have been refused by an earlier one.
+    judged = {*gone, *(broken.directory for broken in parts.broken)} - landing.refused
+    _delete(connection, "quarantine", "directory", sorted(judged))
     _delete(connection, "ingested_directories", "directory", gone)
     doubled = {record.directory for record in parts.duplicates}
     books: list[Row] = [

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +77,8 @@ class ObjectStorage:
         self._root = address.removeprefix(SCHEME)
         self._client = client
         self._endpoint = endpoint
-        self._folders: set[str] | None = None
-        """Paths of all folders, once they were listed."""
+        self._directories: Collection[str] | None = None
+        """Paths of all directories of ours, once they were listed."""
 
     @classmethod
     def open(cls, address: str) -> ObjectStorage:
@@ -131,14 +132,17 @@ class ObjectStorage:
         return name == self.address or name.startswith(self.address + "/")
 
     def exists(self, name: str) -> bool:
-        """Whether anything lies there, as the last scan saw it: many are asked for, and each would be a request."""
-        if self._folders is not None:
-            return name.removeprefix(SCHEME) in self._folders
+        """As the last scan saw it: many are asked for, and each would be a request."""
+        if self._directories is not None:
+            return name.removeprefix(SCHEME) in self._directories
         selector = fs.FileSelector(name.removeprefix(SCHEME), allow_not_found=True)
         try:
-            return bool(self._client.get_file_info(selector))
+            return any(info.base_name in READ for info in self._client.get_file_info(selector))
         except (OSError, ArrowException):
             return True
+
+    def emptied(self, names: Iterable[str]) -> Counter[str]:  # noqa: ARG002 - there are no empty folders
+        return Counter()
 
     def _ask(self) -> None:
         """List next to nothing, which tells whether everything below the prefix can be listed.
@@ -161,21 +165,20 @@ class ObjectStorage:
             raise self._explained(error) from None
         found: dict[str, dict[str, tuple[int, int]]] = {}
         parents: set[str] = set()
-        self._folders = set()
         for info in infos:
             path = info.path
             if "/." in path[len(self._root) :]:
                 continue
             folder, _, name = path.rpartition("/")
             if info.type != fs.FileType.File:
-                self._folders.add(path)
                 parents.add(folder)
                 continue
-            self._folders.add(folder)
             if name in READ:
                 found.setdefault(folder, {})[name] = (info.mtime_ns, info.size)
         # Sidecars alone are a directory that lost its result, unless it is a folder of directories.
-        return {path: names for path, names in found.items() if not MARKS.isdisjoint(names) or path not in parents}
+        ours = {path: names for path, names in found.items() if not MARKS.isdisjoint(names) or path not in parents}
+        self._directories = ours.keys()
+        return ours
 
     def _fetch(self, candidate: Candidate, folder: Path) -> Path | Unreachable:
         if "" in candidate.name.removeprefix(SCHEME).split("/"):

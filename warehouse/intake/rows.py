@@ -89,7 +89,28 @@ _ENVIRONMENT_FIELDS = [
     "pod",
     "simulated",
 ]
-_EXTENDED_FIELDS = ["tpot_mean_ms", "e2e_mean_ms", "padding_fraction"]
+_EXTENDED_FIELDS = [
+    "tpot_mean_ms",
+    "tpot_p50_ms",
+    "tpot_p95_ms",
+    "e2e_mean_ms",
+    "tokens_per_delivery_mean",
+    "goodput_requests_per_second",
+    "goodput_fraction",
+    "schedule_lag_p50_ms",
+    "schedule_lag_p99_ms",
+    "padding_fraction",
+    "batch_efficiency",
+    "kv_cache_hit_rate",
+    "weights_mb",
+    "peak_memory_mb",
+    "kv_cache_mb",
+    "prefill_energy_j",
+    "decode_energy_j",
+    "phase_energy_bound_j",
+    "phase_energy_note",
+    "mixed_phase_fraction",
+]
 _BREAKDOWN_FIELDS = {
     "energy_bound_j": "bound_j",
     "energy_counter_j": "counter_j",
@@ -236,7 +257,20 @@ def work_id(row: Row, config: Row) -> str | None:
     asked = [workload.get(name) for name in _ASKED] if isinstance(workload, dict) else None
     temperature = sampling.get("temperature") if isinstance(sampling, dict) else None
     parts = [row["model"], row["prompts_sha256"], row["measurement_methodology"], asked, temperature]
-    return hashlib.blake2b(to_json(parts), digest_size=8).hexdigest()
+    return hashlib.blake2b(to_json([*parts, *_asked_otherwise(workload)]), digest_size=8).hexdigest()
+
+
+def _asked_otherwise(workload: Any) -> list[Any]:
+    """Output lengths and arrivals where they are not what they always were before one could choose.
+
+    The lengths of the inputs are in the digest of the prompts.
+    """
+    found = []
+    for part, kind, usual in (("output_lengths", "distribution", "fixed"), ("arrivals", "process", "closed")):
+        chosen = workload.get(part) if isinstance(workload, dict) else None
+        if isinstance(chosen, dict) and chosen.get(kind, usual) != usual:
+            found.append([part, sorted(chosen.items())])
+    return found
 
 
 def _scheduling_columns(result: ExperimentResult) -> Row:

@@ -6,9 +6,11 @@ that are to be read.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ READ = (files.RESULT_FILE, files.FAILURE_FILE, files.REQUESTS_FILE, files.TIMESE
 MARKS = frozenset((files.RESULT_FILE, files.FAILURE_FILE))
 """Files that make a folder a directory of ours."""
 _SIDECARS = frozenset(files.SIDECAR_SCHEMAS)
+_NOTHING_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+"""Errors of opening a folder that tell that there is none: links to folders are passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,11 @@ class Source(Protocol):
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether it is there; also true if that cannot be told."""
+        """Whether it is there and holds something of ours; also true if that cannot be told."""
+        ...
+
+    def emptied(self, names: Iterable[str]) -> Counter[str]:
+        """How many of `names` lay below each folder that is there and empty, as that of a disk that is not mounted."""
         ...
 
 
@@ -102,9 +110,15 @@ class LocalSource:
         root = Path(address)
         if not address:
             raise WarehouseError("the name of the folder is empty. Give the folder that the runner wrote to.", 2)
-        if not root.exists():
-            raise WarehouseError(f"{root} does not exist. Give the folder that the runner wrote its results to.", 2)
-        if not root.is_dir():
+        try:
+            mode = root.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            raise WarehouseError(
+                f"{root} does not exist. Give the folder that the runner wrote its results to.", 2
+            ) from None
+        except OSError as error:
+            raise WarehouseError(f"{storable(str(root))} cannot be read ({error.strerror}). Correct that.", 2) from None
+        if not stat.S_ISDIR(mode):
             raise WarehouseError(f"{root} is not a directory. Give the folder that holds the result directories.", 2)
         if not os.access(root, os.R_OK | os.X_OK):
             raise WarehouseError(f"{root} cannot be read (permission denied). Correct its permissions.", 2)
@@ -120,13 +134,16 @@ class LocalSource:
         return Path(name).is_relative_to(storable(str(self.root)))
 
     def exists(self, name: str) -> bool:
-        try:
-            os.stat(self._path(name))  # noqa: PTH116 - a Path for each of many names takes longer than the look
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:
-            return True
-        return True
+        return is_there(self._path(name))
+
+    def emptied(self, names: Iterable[str]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for folder, count in Counter(Path(self._path(name)).parent for name in names).items():
+            while folder != self.root and self.root in folder.parents and not os.path.lexists(folder):
+                folder = folder.parent
+            if _is_empty(folder):
+                counts[storable(str(folder))] += count
+        return counts
 
     def _scan(self, folder: str, known: Mapping[str, str]) -> Iterator[Candidate]:
         try:
@@ -135,7 +152,7 @@ class LocalSource:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            self.unreadable.append(f"{storable(folder)} cannot be read ({error.strerror}); it is passed over")
+            self._pass_over(folder, error)
             return
         try:
             yield from self._scan_opened(folder, handle, known)
@@ -143,12 +160,12 @@ class LocalSource:
             os.close(handle)
 
     def _scan_opened(self, folder: str, handle: int, known: Mapping[str, str]) -> Iterator[Candidate]:
-        with os.scandir(handle) as entries:
-            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-        # A folder in the place of a document is not looked into but told of.
-        names = {name for name, is_folder in found if not is_folder or name in MARKS}
-        folders = [name for name, is_folder in found if is_folder and not name.startswith(".")]
-        if names & MARKS or (not folders and names & _SIDECARS):
+        try:
+            names, folders = _listed(handle)
+        except OSError as error:
+            self._pass_over(folder, error)
+            return
+        if _is_ours(names, folders):
             yield self._candidate(folder, ".", handle, [name for name in READ if name in names])
             return
         for name in folders:
@@ -180,8 +197,47 @@ class LocalSource:
             parts = ["?"]  # differs from every whole signature, so that it is looked at again
         return Candidate(stored, " ".join(parts), n_bytes, tuple(names))
 
+    def _pass_over(self, folder: str, error: OSError) -> None:
+        self.unreadable.append(f"{storable(folder)} cannot be read ({error.strerror}); it is passed over")
+
     def _path(self, name: str) -> str:
         return self._paths.get(name, name)
+
+
+def is_there(path: str) -> bool:
+    """Whether a scan would find a directory of ours at `path`; also true if that cannot be told."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        return error.errno not in _NOTHING_THERE
+    try:
+        return _is_ours(*_listed(handle))
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+
+
+def _listed(handle: int) -> tuple[set[str], list[str]]:
+    """Names of what may be files of ours in an open folder, and of the folders to look into."""
+    with os.scandir(handle) as entries:
+        found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    # A folder in the place of a document is not looked into but told of.
+    names = {name for name, is_folder in found if not is_folder or name in MARKS}
+    return names, [name for name, is_folder in found if is_folder and not name.startswith(".")]
+
+
+def _is_ours(names: set[str], folders: Sequence[str]) -> bool:
+    return bool(names & MARKS or (not folders and names & _SIDECARS))
+
+
+def _is_empty(folder: Path) -> bool:
+    """False if that cannot be told."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def files_in(signature: str) -> list[str]:

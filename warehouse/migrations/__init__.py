@@ -1,12 +1,12 @@
 """From the tables of an earlier version to this one's, with all that is in them.
 
 Every table is copied without its constraints; each version's step, `{version}.sql`, turns the copies into what that
-version has; then the tables are made as they are today and filled from the copies. A step says only how data changes.
+version has; campaigns and works are named again; then the tables are made as they are today and filled from the copies.
+A step says only how data changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from duckdb import DuckDBPyConnection
@@ -30,8 +30,7 @@ def migrate(connection: DuckDBPyConnection, found: int) -> None:
         connection.execute(f"DROP TABLE {table}")
     for version in range(found + 1, SCHEMA_VERSION + 1):
         connection.execute((_FOLDER / f"{version}.sql").read_text(encoding="utf-8"))
-        for step in _STEPS.get(version, ()):
-            step(connection)
+    _name_campaigns(connection)
     create_tables(connection)
     for table in _tables(connection):
         if table not in _DERIVED:
@@ -49,6 +48,7 @@ def _tables(connection: DuckDBPyConnection) -> list[str]:
 
 
 def _name_campaigns(connection: DuckDBPyConnection) -> None:
+    """Anew after every version: what names them is not SQL."""
     names = ["experiment_key", *CONDITIONS, "model", "prompts_sha256", "measurement_methodology", "effective_config"]
     found = connection.execute(f"SELECT {', '.join(names)} FROM temp.old_experiments").fetchall()
     rows = [dict(zip(names, row, strict=True)) for row in found]
@@ -67,6 +67,3 @@ def _name_campaigns(connection: DuckDBPyConnection) -> None:
         },
     )
 
-
-_STEPS: dict[int, tuple[Callable[[DuckDBPyConnection], None], ...]] = {3: (_name_campaigns,)}
-"""What a version's step needs beside its SQL."""

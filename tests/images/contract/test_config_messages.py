@@ -80,6 +80,55 @@ def test_a_wrong_type_or_value_is_named_and_shown(data: Any, says: str) -> None:
     assert says in refusal(data)
 
 
+SYNTHETIC = {"source": "synthetic", "ignore_eos": True}
+UNIFORM, LOGNORMAL = {"distribution": "uniform"}, {"distribution": "lognormal", "median": 20}
+POISSON = {"process": "poisson", "rate_per_s": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("workload", "says"),
+    [
+        ({"input_lengths": UNIFORM}, "workload: input_lengths needs source synthetic; the prompts of 'builtin' have"),
+        ({"source": "synthetic", "output_lengths": UNIFORM}, "output_lengths needs ignore_eos: true"),
+        (
+            {**SYNTHETIC, "max_input_tokens": 8, "input_lengths": UNIFORM | {"minimum": 9}},
+            "input_lengths.minimum (9) is above the workload's maximum (8)",
+        ),
+        (
+            {**SYNTHETIC, "max_output_tokens": 19, "output_lengths": LOGNORMAL},
+            "output_lengths.median (20) is above the workload's maximum (19)",
+        ),
+        ({"input_lengths": LOGNORMAL | {"minimum": 21}}, "workload.input_lengths: median (20) is below minimum (21)"),
+        ({"input_lengths": {"distribution": "lognormal"}}, "median belongs to distribution lognormal, which needs it"),
+        ({"input_lengths": UNIFORM | {"median": 5}}, "median belongs to distribution lognormal, which needs it"),
+        ({"input_lengths": UNIFORM | {"sigma": 0.5}}, "sigma belongs to distribution lognormal"),
+        ({"input_lengths": {"minimum": 5}}, "minimum belongs to distributions uniform and lognormal"),
+        ({"input_lengths": {"distribution": "normal"}}, "should be 'fixed', 'uniform' or 'lognormal', got 'normal'"),
+        ({"arrivals": {"process": "poisson"}}, "workload.arrivals: rate_per_s belongs to an open loop"),
+        ({"arrivals": {"rate_per_s": 5.0}}, "workload.arrivals: rate_per_s belongs to an open loop"),
+        ({"arrivals": POISSON | {"shape": 0.5}}, "workload.arrivals: shape belongs to process gamma"),
+        ({"arrivals": POISSON | {"rate_per_s": 0}}, "workload.arrivals.rate_per_s: input should be greater than"),
+    ],
+)
+def test_lengths_and_arrivals_that_could_not_be_had_say_what_they_need(workload: dict[str, Any], says: str) -> None:
+    assert says in refusal({"workload": workload})
+
+
+def test_an_open_loop_goes_neither_with_a_repeated_pass_nor_with_a_steady_state() -> None:
+    workload = {"arrivals": POISSON}
+    assert "so raise workload.n_prompts" in refusal({"workload": workload, "measurement": {"min_window_s": 60.0}})
+    steady = {"workload": workload, "measurement": {"methodology": "steady_state"}}
+    assert "steady_state is of a closed batch; set methodology: total or windowed" in refusal(steady)
+    parse_config({"workload": workload, "measurement": {"methodology": "windowed"}})
+
+
+@pytest.mark.parametrize("backend", ["vllm", "trt"])
+def test_parts_of_a_window_need_token_stamps_and_the_message_says_how_to_get_them(backend: str) -> None:
+    data = {"backend": backend, "measurement": {"methodology": "windowed"}}
+    assert f"which backend '{backend}' gives with {backend}.token_times: true" in refusal(data)
+    assert parse_config({**data, backend: {"token_times": True}}).stamps_tokens
+
+
 @pytest.mark.parametrize("data", [None, [], "pytorch", 3])
 def test_something_other_than_a_mapping_is_refused(data: Any) -> None:
     assert "should be a valid dictionary" in refusal(data)

@@ -99,9 +99,11 @@ def test_the_timeseries_is_exactly_what_the_design_says(tmp_path: Path) -> None:
     assert column.compression == "ZSTD"
 
 
-def test_the_requests_columns_are_what_the_design_says() -> None:
+def test_the_requests_columns_are_what_the_design_says_and_later_ones_stand_behind_them() -> None:
     tokens = ["process_index", "request_index", "input_tokens", "output_tokens", "finish_reason", "output_sha256"]
-    assert files.REQUESTS_SCHEMA.names == [*tokens, "arrival_s", "ttft_ms", "e2e_ms", "queue_ms", "itl_ms"]
+    designed = [*tokens, "arrival_s", "ttft_ms", "e2e_ms", "queue_ms", "itl_ms"]
+    later = ["lag_ms", "cached_input_tokens", "delivery_tokens"]
+    assert files.REQUESTS_SCHEMA.names == [*designed, *later]
 
 
 @pytest.mark.parametrize(

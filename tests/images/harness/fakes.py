@@ -9,7 +9,7 @@ from typing import Any
 
 from images.contract.config import ExperimentConfig, parse_config
 from images.contract.job import JobContext
-from images.harness.backend import Backend, Generation, LoadedModel, Request
+from images.harness.backend import Arrivals, Backend, Generation, LoadedModel, MemoryUse, Request
 from images.harness.progress import Look, Progress
 
 BOS = 0
@@ -78,7 +78,8 @@ class FakeBackend:
     """Answers at once, and writes down what it was asked to do and in which order.
 
     Attributes:
-        seconds: how long each call of run takes, by its number from 0; the last one repeats.
+        seconds: how long each call of run takes, by its number from 0; the last one repeats. Or how long serve takes
+            after the last request has come.
         edit: what happens to the generations of the window before they are returned.
     """
 
@@ -88,6 +89,7 @@ class FakeBackend:
     empties_caches: bool = True
     changes: dict[str, Any] = field(default_factory=dict)
     edit: Callable[[list[Generation]], list[Generation]] = list
+    memory_use: MemoryUse = field(default_factory=MemoryUse)
     packages: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list)
     batches: list[list[Request]] = field(default_factory=list)
@@ -104,6 +106,20 @@ class FakeBackend:
         self.batches.append(list(requests))
         return self.edit([answer(request, started, **self.changes) for request in requests])
 
+    def serve(self, arrivals: Arrivals, /) -> list[Generation]:
+        """Answers each request as soon as it has come, a millisecond of the clock passing between two looks."""
+        self.calls.append("serve")
+        generations: list[Generation] = []
+        served: list[Request] = []
+        while not arrivals.is_over:
+            CLOCK.advance(0.001)
+            taken = arrivals.take(0.001)
+            served += taken
+            generations += [answer(request, CLOCK.now_s, **self.changes) for request in taken]
+        CLOCK.advance(self.seconds[min(len(self.batches), len(self.seconds) - 1)])
+        self.batches.append(served)
+        return self.edit(generations)
+
     def delivered(self) -> int | None:
         return None
 
@@ -114,8 +130,8 @@ class FakeBackend:
         self.calls.append("reset_caches")
         return self.empties_caches
 
-    def peak_memory_mb(self) -> float | None:
-        return None
+    def memory(self) -> MemoryUse:
+        return self.memory_use
 
     def padding_fraction(self) -> float | None:
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
 import pytest
 
+from images.contract import files
 from images.contract.assembly import assemble
 from images.contract.facts import Baseline, Facts
 from images.contract.job import JobContext
@@ -14,9 +16,10 @@ from images.contract.parts import CoolDown, DeviceEnergy, EnvironmentSnapshot
 from images.contract.process import ProcessData
 from images.contract.result import ExperimentResult
 from images.contract.scheduling import Placement, Scheduling
+from images.harness.backend import Generation, MemoryUse
 from images.harness.process import Place, measure_process
 from images.harness.window import OwnMarks
-from tests.images.harness.fakes import FakeBackend, Phases, config
+from tests.images.harness.fakes import FakeBackend, Phases, config, loaded_model
 
 OFF = {"warmup": {"enabled": False}}
 FACTS: dict[str, Any] = {
@@ -140,3 +143,71 @@ def test_foreign_processes_make_energy_invalid_and_leave_a_run_without_meter_alo
     assert unmetered.invalid_reasons == []
     assert codes(unmetered) & {"foreign_process", "no_energy_meter"} == {"no_energy_meter"}
     assert (unmetered.energy_source, unmetered.total_energy_j) == ("none", None)
+
+
+def open_loop(lag_ms: list[float]) -> ExperimentResult:
+    """The result of requests that were handed over so much too late."""
+    data = process(0, [])
+    columns = {name: data.requests[name].to_pylist() for name in data.requests.schema.names}
+    count = data.requests.num_rows
+    late = files.requests_table({**columns, "lag_ms": (lag_ms * count)[:count]})
+    chosen = config({"arrivals": {"process": "poisson", "rate_per_s": 5.0}}, OFF)
+    return assemble(chosen, JobContext(), Facts(**FACTS), [ProcessData(data.record, late, None)])[0]
+
+
+def test_a_generator_that_was_late_itself_says_so_because_its_lag_is_in_the_latency() -> None:
+    late = open_loop([1.0, 1.0, 40.0])
+    (warning,) = (one for one in late.measurement_warnings if one.startswith("late_arrivals: "))
+    assert re.fullmatch(r"[a-z_]+: [^\n]+\. [A-Z][^\n]+\.", warning)
+    assert late.extended_metrics is not None
+    assert late.extended_metrics.schedule_lag_p50_ms == 1.0
+    assert "late_arrivals" not in codes(open_loop([1.0]))
+    assert "late_arrivals" not in codes(result(process(0, []), process(1, [])))
+
+
+def test_a_short_open_loop_is_not_told_to_repeat_what_cannot_be_repeated() -> None:
+    advice = {
+        "open": next(one for one in open_loop([0.0]).measurement_warnings if one.startswith("short_duration")),
+        "closed": next(
+            one
+            for one in result(process(0, []), process(1, [])).measurement_warnings
+            if one.startswith("short_duration")
+        ),
+    }
+    assert "min_window_s" in advice["closed"]
+    assert "min_window_s" not in advice["open"]
+
+
+def test_what_the_backend_holds_in_memory_is_in_the_result() -> None:
+    backend = FakeBackend(loaded=loaded_model(slots=3), memory_use=MemoryUse(weights_mb=7.0, peak_mb=9.0))
+    place = Place("exp_test", "0" * 16, 0, 0, ())
+    chosen = config(measurement=OFF)
+    data = measure_process(chosen, JobContext(gpu_uuids=[]), place, backend, OwnMarks(), Phases(), lambda _: None)
+    found = assemble(chosen, JobContext(), Facts(**FACTS), [data])[0]
+    assert found.extended_metrics is not None
+    assert (found.extended_metrics.weights_mb, found.extended_metrics.peak_memory_mb) == (7.0, 9.0)
+    assert found.extended_metrics.kv_cache_mb is None
+    assert found.process_results[0].compute_metrics.peak_memory_mb == 9.0
+    assert data.record.slots == 3
+
+
+def test_cached_input_tokens_of_a_part_are_those_of_the_requests_whose_input_counts_in_it() -> None:
+    def one_each_second(generations: list[Generation]) -> list[Generation]:
+        return [
+            dataclasses.replace(
+                one,
+                delivery_s=tuple(stamp + one.request_index for stamp in one.delivery_s or ()),
+                cached_input_tokens=10**one.request_index,
+            )
+            for one in generations
+        ]
+
+    part = {"methodology": "windowed", "window_skip_s": 1.5, "window_length_s": 2.0}
+    chosen = config(measurement={**OFF, **part})
+    place = Place("exp_test", "0" * 16, 0, 0, ())
+    backend = FakeBackend(seconds=[6.0], edit=one_each_second)
+    data = measure_process(chosen, JobContext(gpu_uuids=[]), place, backend, OwnMarks(), Phases(), lambda _: None)
+    found = assemble(chosen, JobContext(), Facts(**FACTS), [data])[0]
+    assert found.cached_input_tokens == 10**2 + 10**3
+    assert found.extended_metrics is not None
+    assert found.extended_metrics.kv_cache_hit_rate == pytest.approx(1100 / (found.input_tokens or 0))

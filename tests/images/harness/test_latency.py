@@ -12,6 +12,7 @@ from images.contract.files import REQUESTS_SCHEMA
 from images.contract.latency import mean, request_means
 from images.harness.backend import Generation, Request
 from images.harness.latency import RequestRecord, records, requests_table
+from images.harness.window import Pass
 
 OPENED_S = 1000.0
 
@@ -27,7 +28,7 @@ def record(**changes: Any) -> RequestRecord:
         "delivery_tokens": (1, 1, 1),
     }
     request = Request(index=0, token_ids=(1, 2, 3, 4), max_output_tokens=8, ignore_eos=False)
-    return records([request], [Generation(**{**fields, **changes})], OPENED_S, OPENED_S)[0]
+    return records(Pass([request], OPENED_S, [Generation(**{**fields, **changes})]), OPENED_S)[0]
 
 
 def tpot_ms(row: RequestRecord) -> float | None:
@@ -54,6 +55,28 @@ def test_times_count_from_the_opening_mark_also_for_a_later_batch() -> None:
     assert row.ttft_ms == pytest.approx(1000.0)  # not 500: half a second of it is queueing
     assert row.e2e_ms == pytest.approx(2000.0)
     assert row.queue_ms == pytest.approx(500.0)
+
+
+def test_in_an_open_loop_times_count_from_when_the_request_was_due_and_its_lag_is_kept_apart() -> None:
+    request = Request(index=4, token_ids=(1, 2), max_output_tokens=8, ignore_eos=False, due_s=10.0)
+    generation = Generation(4, (5, 6), "length", 1015.0, (1016.0, 1017.0), (1, 1))
+    (row,) = records(Pass([request], OPENED_S + 2.0, [generation], {4: 1012.25}), OPENED_S)
+    assert row.arrival_s == pytest.approx(12.0)
+    assert row.lag_ms == pytest.approx(250.0)
+    assert row.queue_ms == pytest.approx(3000.0)
+    assert [row.ttft_ms, row.e2e_ms] == pytest.approx([4000.0, 5000.0])
+    assert record().lag_ms is None, "a closed batch has no schedule to lag behind"
+
+
+def test_a_backend_that_knows_only_the_ends_has_ttft_e2e_and_tpot_but_no_gaps() -> None:
+    row = record(delivery_s=None, delivery_tokens=None, ends_s=(1001.0, 1002.0))
+    assert [row.ttft_ms, row.e2e_ms, tpot_ms(row)] == pytest.approx([1000.0, 2000.0, 500.0])
+    assert row.itl_ms is None
+
+
+def test_tokens_per_delivery_are_kept_where_they_are_not_all_one() -> None:
+    assert record(delivery_s=(1001.0, 1002.0), delivery_tokens=(1, 2)).delivery_tokens == [1, 2]
+    assert record().delivery_tokens is None
 
 
 def test_itl_is_every_gap_between_deliveries_and_tpot_is_per_token() -> None:
@@ -84,7 +107,7 @@ def test_a_backend_without_stamps_leaves_latencies_unmeasured() -> None:
 def test_rows_pair_each_generation_with_its_own_request_whatever_the_order() -> None:
     requests = [Request(index=i, token_ids=(9,) * (i + 1), max_output_tokens=8, ignore_eos=False) for i in range(3)]
     generations = [Generation(i, (5,) * (10 + i), "length", None, None, None) for i in (2, 0, 1)]
-    rows = records(requests, generations, OPENED_S, OPENED_S)
+    rows = records(Pass(requests, OPENED_S, generations), OPENED_S)
     assert [(row.request_index, row.input_tokens, row.output_tokens) for row in rows] == [
         (0, 1, 10),
         (1, 2, 11),

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pynvml
 import pytest
 
-from images.contract.config import CoolDownGate, parse_config
+from images.contract.config import parse_config
 from images.contract.findings import find_warnings, foreign_warning
 from images.contract.job import JobContext
+from images.contract.work import CoolDownGate
 from images.harness.gpus import find_gpus, wait_until_cool
 from images.harness.meter import Meter
 from images.harness.nvml import open_devices

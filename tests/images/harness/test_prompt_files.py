@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from images.contract.job import ConfigInvalid
+from images.contract.job import ConfigInvalid, ExitCode
 from images.harness.workload import prepare_workload
 from tests.images.harness.fakes import WordTokenizer, config, loaded_model
+from tests.images.stub.jobs import run, stub
 
 
 def write(tmp_path: Path, *lines: str) -> Path:
@@ -77,8 +78,10 @@ def test_a_file_with_too_few_prompts_says_how_many_it_holds(tmp_path: Path) -> N
     assert "holds 2 prompts; n_prompts is 3" in refusal(file, 3)
 
 
-def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    assert "holds 0 prompts" in refusal(write(tmp_path))
+@pytest.mark.parametrize("lines", [(), ("", "  \r", "")])
+def test_an_empty_file_is_refused_as_such(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    file = write(tmp_path, *lines)
+    assert f"the prompt file {file} is empty. Write one JSON object a line" in refusal(file)
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
@@ -86,3 +89,21 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
     assert "cannot be read" in refusal(tmp_path)
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in refusal(tmp_path / "binary.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ((), "is empty"),
+        (('{"prompt": "good"}', '{"prompt": "cut'), "line 2 of"),
+        (('{"prompt": "a"}',), "holds 1 prompts"),
+    ],
+)
+def test_a_job_with_a_bad_prompt_file_ends_with_one_line_its_code_and_a_failure(
+    tmp_path: Path, lines: tuple[str, ...], says: str
+) -> None:
+    ended = run(tmp_path, stub({"source": str(write(tmp_path, *lines))}))
+    assert ended.code == ExitCode.CONFIG_INVALID
+    (line,) = ended.errors
+    assert says in line
+    assert says in ended.failure.message

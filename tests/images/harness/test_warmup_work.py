@@ -9,14 +9,15 @@ import pytest
 
 from images.contract.job import MeasurementFailed
 from images.harness.backend import Request
-from images.harness.workload import prepare_workload, warmup_round
+from images.harness.workload import prepare_workload, warmup_pass, warmup_round
 from tests.images.harness.fakes import WordTokenizer, config, loaded_model
 
 
-def requests(lengths: Sequence[int], first: int = 5) -> list[Request]:
+def requests(lengths: Sequence[int], first: int = 5, outputs: int | Sequence[int] = 4) -> list[Request]:
+    wanted = [outputs] * len(lengths) if isinstance(outputs, int) else outputs
     return [
-        Request(index=index, token_ids=(first,) * length, max_output_tokens=4, ignore_eos=False)
-        for index, length in enumerate(lengths)
+        Request(index=index, token_ids=(first,) * length, max_output_tokens=output, ignore_eos=False)
+        for index, (length, output) in enumerate(zip(lengths, wanted, strict=True))
     ]
 
 
@@ -39,8 +40,33 @@ def test_a_round_has_the_lengths_of_the_largest_batch(measured: list[int], large
 
 
 def test_a_round_generates_to_full_length_so_that_rounds_are_alike() -> None:
-    made = warmup_round(requests([3]), config({"max_output_tokens": 7}), WordTokenizer(), 0)
+    made = warmup_round(requests([3], outputs=7), config(), WordTokenizer(), 0)
     assert [(request.max_output_tokens, request.ignore_eos) for request in made] == [(7, True)]
+
+
+def test_of_batches_with_equal_prompts_a_round_repeats_the_one_with_the_longest_outputs() -> None:
+    made = warmup_round(requests([3] * 6, outputs=[1, 9, 8, 5, 1, 1]), config(batch_size=2), WordTokenizer(), 0)
+    assert [request.max_output_tokens for request in made] == [8, 5]
+
+
+def test_the_pass_meets_every_measured_pair_of_lengths_at_once_also_before_an_open_loop() -> None:
+    lengths = {"distribution": "lognormal", "median": 3}
+    chosen = config(
+        {
+            "source": "synthetic",
+            "ignore_eos": True,
+            "n_prompts": 50,
+            "input_lengths": lengths,
+            "output_lengths": lengths,
+            "arrivals": {"process": "poisson", "rate_per_s": 1.0},
+        }
+    )
+    measured = prepare_workload(chosen, loaded_model()).requests
+    made = warmup_pass(measured, chosen, WordTokenizer())
+    shapes = [[(len(one.token_ids), one.max_output_tokens) for one in batch] for batch in (measured, made)]
+    assert shapes[0] == shapes[1]
+    assert len(set(shapes[0])) > 5
+    assert {one.due_s for one in made} == {None}
 
 
 @pytest.mark.parametrize("workload", [{}, {"add_special_tokens": False}, {"source": "synthetic", "n_prompts": 500}])

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from images.contract.job import ExitCode
 from images.contract.result import ExperimentResult
-from images.pytorch.tiny_llama import make_model, make_tokenizer
+from images.models.tiny_llama import make_model, make_tokenizer
 from tests.images.pytorch.hub_server import GATED, hub
 from tests.images.stub.jobs import ROOT, Ended, run
 
@@ -43,13 +43,30 @@ def enormous(folder: Path) -> dict[str, Any]:
     }
 
 
+def too_big(folder: Path) -> dict[str, Any]:
+    """A model whose embedding alone wants 500 GB."""
+    model = make_model(1, "eager")
+    weights = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith(("tokens.weight", "head.weight"))
+    }
+    model.config.vocab_size = 10**9
+    model.save_pretrained(folder / "model", state_dict=weights)
+    make_tokenizer().save_pretrained(folder / "model")
+    return {**SMALL, "model": str(folder / "model")}
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """All jobs at once, two at a time: most of each is the import of torch."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("good", "memory", "gated", "absent", "offline")}
+    folders = {
+        name: tmp_path_factory.mktemp(name) for name in ("good", "memory", "too big", "gated", "absent", "offline")
+    }
     documents: dict[str, dict[str, Any]] = {
         "good": SMALL,
         "memory": enormous(folders["memory"]),
+        "too big": too_big(folders["too big"]),
         "gated": {**SMALL, "model": GATED},
         "absent": {**SMALL, "model": "nobody/nothing"},
         "offline": {**SMALL, "model": "nobody/nothing"},
@@ -90,6 +107,10 @@ def test_too_much_for_the_memory_is_its_own_failure_with_advice(ended: dict[str,
     failure = fails(ended["memory"], ExitCode.OUT_OF_MEMORY)
     assert "ran out of memory" in failure
     assert "batch_size" in failure
+
+
+def test_a_model_that_is_too_big_for_the_memory_is_not_called_damaged(ended: dict[str, Ended]) -> None:
+    assert "ran out of memory" in fails(ended["too big"], ExitCode.OUT_OF_MEMORY)
 
 
 def test_a_gated_model_without_a_token_is_one_line_with_the_token_and_the_licence_page(

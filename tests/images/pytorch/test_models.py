@@ -25,8 +25,9 @@ from images.contract.job import (
     OutOfMemory,
 )
 from images.harness.measure import measure
-from images.pytorch.backend import Backend, _device_errors
-from images.pytorch.tiny_llama import make_model, make_tokenizer
+from images.models.tiny_llama import make_model, make_tokenizer
+from images.pytorch.backend import Backend
+from images.pytorch.device_errors import device_errors
 from tests.images.harness.fakes import Phases
 from tests.images.pytorch.tiny import PROMPTS, load, outputs, requests
 
@@ -183,6 +184,7 @@ def test_a_model_folder_that_is_not_there_is_refused_before_anything_is_loaded()
         ("folder", {"extra": {"nonsense": 1}}, "nonsense"),
         ("folder", {"attn_implementation": "flash_attention_2"}, "FlashAttention2"),
         ("builtin", {"extra": {"anything": 1}}, "pytorch.extra has no meaning"),
+        ("builtin", {"attn_implementation": "flash_attention_3"}, "FlashAttention3"),
     ],
 )
 def test_options_that_do_not_fit_are_an_invalid_configuration(
@@ -242,7 +244,7 @@ def test_extra_may_not_override_what_has_a_field_of_its_own(folder: Path) -> Non
     ],
 )
 def test_what_cuda_says_becomes_the_right_exit_code(message: str, expected: type[JobError]) -> None:
-    with pytest.raises(expected), _device_errors():
+    with pytest.raises(expected), device_errors():
         raise torch.AcceleratorError(message)
 
 

@@ -104,3 +104,10 @@ def test_the_plan_says_how_many_gpus_it_can_use_and_why_not_more(
     assert most_at_once(changed, gpus) == at_once
     text = "\n".join(explain_capacity(changed, gpus))
     assert re.search(said, text), text
+
+
+def test_a_backend_of_gpus_is_refused_where_there_are_none() -> None:
+    of_gpus = Study("study", (experiment("a"), experiment("b", backend="trt", stub=None)), 3)
+    with pytest.raises(GpuUnusable, match="'b': backend trt runs on NVIDIA GPUs only"):
+        check_gpus(of_gpus, 0)
+    check_gpus(of_gpus, 1)

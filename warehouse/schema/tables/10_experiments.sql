@@ -80,8 +80,25 @@ CREATE TABLE experiments (
     itl_max_ms DOUBLE,
     itl_samples BIGINT,
     tpot_mean_ms DOUBLE,
+    tpot_p50_ms DOUBLE,
+    tpot_p95_ms DOUBLE,
     e2e_mean_ms DOUBLE,
+    tokens_per_delivery_mean DOUBLE,
+    goodput_requests_per_second DOUBLE,
+    goodput_fraction DOUBLE,
+    schedule_lag_p50_ms DOUBLE,
+    schedule_lag_p99_ms DOUBLE,
     padding_fraction DOUBLE,
+    batch_efficiency DOUBLE,
+    kv_cache_hit_rate DOUBLE,
+    weights_mb DOUBLE,
+    peak_memory_mb DOUBLE,
+    kv_cache_mb DOUBLE,
+    prefill_energy_j DOUBLE,
+    decode_energy_j DOUBLE,
+    phase_energy_bound_j DOUBLE,
+    phase_energy_note VARCHAR,
+    mixed_phase_fraction DOUBLE,
     warmup_converged BOOLEAN,
     measurement_valid BOOLEAN,
     invalid_reasons VARCHAR[] NOT NULL,
@@ -127,7 +144,7 @@ COMMENT ON COLUMN experiments.schema_version IS 'version of result.json';
 COMMENT ON COLUMN experiments.measurement_config_hash IS 'names the configuration, 16 hex digits';
 COMMENT ON COLUMN experiments.campaign_id IS 'the group that its intervals are over: see campaign_groups';
 COMMENT ON COLUMN experiments.work_id IS
-    'the same where model, prompts, output limit, end token, temperature and methodology are; NULL: prompts not recorded';
+    'the same where model, prompts, output lengths, arrivals, end token, temperature and methodology are; NULL: prompts not recorded';
 COMMENT ON COLUMN experiments.study IS 'name of the study';
 COMMENT ON COLUMN experiments.experiment IS 'name in the study';
 COMMENT ON COLUMN experiments.cycle IS 'number of the repetition in its study, from 1';
@@ -199,8 +216,33 @@ COMMENT ON COLUMN experiments.itl_min_ms IS 'gap between deliveries, lowest (ms)
 COMMENT ON COLUMN experiments.itl_max_ms IS 'gap between deliveries, highest (ms)';
 COMMENT ON COLUMN experiments.itl_samples IS 'gaps with an ITL';
 COMMENT ON COLUMN experiments.tpot_mean_ms IS '(e2e - TTFT) / (output tokens - 1), mean over requests (ms)';
+COMMENT ON COLUMN experiments.tpot_p50_ms IS '(e2e - TTFT) / (output tokens - 1), median over requests (ms)';
+COMMENT ON COLUMN experiments.tpot_p95_ms IS '(e2e - TTFT) / (output tokens - 1), 95th percentile over requests (ms)';
 COMMENT ON COLUMN experiments.e2e_mean_ms IS 'arrival to last token, mean over requests (ms)';
+COMMENT ON COLUMN experiments.tokens_per_delivery_mean IS 'output tokens / deliveries of them';
+COMMENT ON COLUMN experiments.goodput_requests_per_second IS
+    'requests within all limits of measurement.limits / window; NULL: no limit was set (requests/s)';
+COMMENT ON COLUMN experiments.goodput_fraction IS 'requests within all limits of measurement.limits / requests';
+COMMENT ON COLUMN experiments.schedule_lag_p50_ms IS
+    'open loop: how much later than due requests were handed over, median (ms)';
+COMMENT ON COLUMN experiments.schedule_lag_p99_ms IS
+    'open loop: how much later than due requests were handed over, 99th percentile (ms)';
 COMMENT ON COLUMN experiments.padding_fraction IS 'padded positions / all prompt positions computed';
+COMMENT ON COLUMN experiments.batch_efficiency IS
+    'time integral of the running requests / (requests that could run at once x window)';
+COMMENT ON COLUMN experiments.kv_cache_hit_rate IS 'input tokens served from a cache / input tokens';
+COMMENT ON COLUMN experiments.weights_mb IS 'memory of the model''s weights, over all processes (MB, 10^6 bytes)';
+COMMENT ON COLUMN experiments.peak_memory_mb IS
+    'highest memory since load, as the backend says, over all processes (MB, 10^6 bytes)';
+COMMENT ON COLUMN experiments.kv_cache_mb IS 'memory for keys and values, over all processes (MB, 10^6 bytes)';
+COMMENT ON COLUMN experiments.prefill_energy_j IS
+    'while every running request waits for its first token; NULL: not separable, or not measured (J)';
+COMMENT ON COLUMN experiments.decode_energy_j IS
+    'while every running request has had its first token; NULL: not separable, or not measured (J)';
+COMMENT ON COLUMN experiments.phase_energy_bound_j IS 'bound of the error of prefill_energy_j and of decode_energy_j (J)';
+COMMENT ON COLUMN experiments.phase_energy_note IS 'why the energy of the two is not separable';
+COMMENT ON COLUMN experiments.mixed_phase_fraction IS
+    'share of the busy time with prefill and decode at once; its energy is in neither';
 COMMENT ON COLUMN experiments.warmup_converged IS 'throughput was steady before the window opened';
 COMMENT ON COLUMN experiments.measurement_valid IS 'false: kept out of intervals; NULL: not judged';
 COMMENT ON COLUMN experiments.invalid_reasons IS 'codes of why it is invalid';

@@ -66,7 +66,10 @@ CREATE TABLE requests (
     ttft_ms DOUBLE,
     e2e_ms DOUBLE,
     queue_ms DOUBLE,
-    itl_ms DOUBLE[]
+    itl_ms DOUBLE[],
+    lag_ms DOUBLE,
+    cached_input_tokens INTEGER,
+    delivery_tokens INTEGER[]
 );
 COMMENT ON TABLE requests IS 'One request in the measured window per row.';
 COMMENT ON COLUMN requests.experiment_key IS 'the experiment it belongs to: JOIN experiments USING (experiment_key)';
@@ -76,11 +79,14 @@ COMMENT ON COLUMN requests.input_tokens IS 'input tokens (tokens)';
 COMMENT ON COLUMN requests.output_tokens IS 'output tokens (tokens)';
 COMMENT ON COLUMN requests.finish_reason IS 'why generation ended';
 COMMENT ON COLUMN requests.output_sha256 IS 'digest of the output ids';
-COMMENT ON COLUMN requests.arrival_s IS 'arrival after the window opened (s)';
+COMMENT ON COLUMN requests.arrival_s IS 'arrival after the window opened; in an open loop when it was due (s)';
 COMMENT ON COLUMN requests.ttft_ms IS 'arrival to first output token (ms)';
 COMMENT ON COLUMN requests.e2e_ms IS 'arrival to last token (ms)';
 COMMENT ON COLUMN requests.queue_ms IS 'time in the backend''s queue (ms)';
 COMMENT ON COLUMN requests.itl_ms IS 'every gap between deliveries (ms)';
+COMMENT ON COLUMN requests.lag_ms IS 'open loop: how much later than due it was handed over; counted in ttft_ms and e2e_ms (ms)';
+COMMENT ON COLUMN requests.cached_input_tokens IS 'input tokens served from a cache (tokens)';
+COMMENT ON COLUMN requests.delivery_tokens IS 'output tokens in each delivery; NULL: one in each, or not measured (tokens)';
 
 -- Ingest refuses NaN, for it would spoil every sum. No function in a CHECK: after a crash DuckDB cannot replay it.
 CREATE TABLE samples (

@@ -38,7 +38,7 @@ COMMENT ON COLUMN campaign_groups.study IS 'name of the study';
 COMMENT ON COLUMN campaign_groups.experiment IS 'name in the study, of the newest run';
 COMMENT ON COLUMN campaign_groups.measurement_config_hash IS 'names the configuration, 16 hex digits';
 COMMENT ON COLUMN campaign_groups.work_id IS
-    'the same where model, prompts, output limit, end token, temperature and methodology are; NULL: prompts not recorded';
+    'the same where model, prompts, output lengths, arrivals, end token, temperature and methodology are; NULL: prompts not recorded';
 COMMENT ON COLUMN campaign_groups.hardware IS 'GPU model, or the device, or the CPU';
 COMMENT ON COLUMN campaign_groups.gpu_count IS 'GPUs used; NULL is not recorded';
 COMMENT ON COLUMN campaign_groups.image IS 'registry digest of the image, else its content id';

@@ -20,6 +20,9 @@ figures AS (
         max(CASE WHEN metric = 'output_tokens_per_second' THEN mean END) AS output_tokens_per_second,
         max(CASE WHEN metric = 'output_tokens_per_second' THEN t_lower END) AS output_tokens_per_second_t_lower,
         max(CASE WHEN metric = 'output_tokens_per_second' THEN t_upper END) AS output_tokens_per_second_t_upper,
+        max(CASE WHEN metric = 'goodput_requests_per_second' THEN mean END) AS goodput_requests_per_second,
+        max(CASE WHEN metric = 'goodput_requests_per_second' THEN t_lower END) AS goodput_requests_per_second_t_lower,
+        max(CASE WHEN metric = 'goodput_requests_per_second' THEN t_upper END) AS goodput_requests_per_second_t_upper,
         max(CASE WHEN metric = 'ttft_mean_ms' THEN mean END) AS ttft_mean_ms,
         max(CASE WHEN metric = 'ttft_mean_ms' THEN t_lower END) AS ttft_mean_ms_t_lower,
         max(CASE WHEN metric = 'ttft_mean_ms' THEN t_upper END) AS ttft_mean_ms_t_upper,
@@ -55,6 +58,10 @@ COMMENT ON COLUMN campaigns.energy_per_output_token_j_t_upper IS 'upper bound of
 COMMENT ON COLUMN campaigns.output_tokens_per_second IS 'mean over the cycles of output tokens / window (tokens/s)';
 COMMENT ON COLUMN campaigns.output_tokens_per_second_t_lower IS 'lower bound of that mean, as in intervals.t_lower (tokens/s)';
 COMMENT ON COLUMN campaigns.output_tokens_per_second_t_upper IS 'upper bound of that mean, as in intervals.t_upper (tokens/s)';
+COMMENT ON COLUMN campaigns.goodput_requests_per_second IS
+    'mean over the cycles of requests within all limits of measurement.limits / window; NULL: no limit was set (requests/s)';
+COMMENT ON COLUMN campaigns.goodput_requests_per_second_t_lower IS 'lower bound of that mean, as in intervals.t_lower (requests/s)';
+COMMENT ON COLUMN campaigns.goodput_requests_per_second_t_upper IS 'upper bound of that mean, as in intervals.t_upper (requests/s)';
 COMMENT ON COLUMN campaigns.ttft_mean_ms IS 'mean over the cycles of their mean time from arrival to first output token (ms)';
 COMMENT ON COLUMN campaigns.ttft_mean_ms_t_lower IS 'lower bound of that mean, as in intervals.t_lower (ms)';
 COMMENT ON COLUMN campaigns.ttft_mean_ms_t_upper IS 'upper bound of that mean, as in intervals.t_upper (ms)';

@@ -34,10 +34,10 @@ COMMENT ON VIEW campaign_intervals IS
     'Mean and both intervals of one metric of one campaign per row, with the campaign''s settings; not of simulated GPUs.';
 
 CREATE VIEW energy AS SELECT * FROM campaign_intervals WHERE unit IN ('J', 'J/token', 'W');
-COMMENT ON VIEW energy IS 'Energy and power: one metric of one campaign per row, with mean and both intervals.';
+COMMENT ON VIEW energy IS 'Energy, of prefill and decode as well, and power: one metric of one campaign per row, with mean and both intervals.';
 
-CREATE VIEW throughput AS SELECT * FROM campaign_intervals WHERE unit IN ('tokens/s', 'tokens', 's');
-COMMENT ON VIEW throughput IS 'Rates, tokens and windows: one metric of one campaign per row, with mean and both intervals.';
+CREATE VIEW throughput AS SELECT * FROM campaign_intervals WHERE unit IN ('tokens/s', 'requests/s', 'tokens', 's');
+COMMENT ON VIEW throughput IS 'Rates, goodput, tokens and windows: one metric of one campaign per row, with mean and both intervals.';
 
 CREATE VIEW latency AS SELECT * FROM campaign_intervals WHERE unit = 'ms';
 COMMENT ON VIEW latency IS 'TTFT, ITL, TPOT and e2e: one metric of one campaign per row, with mean and both intervals.';

@@ -48,6 +48,6 @@ def make_model(seed: int, attn_implementation: str | None) -> LlamaForCausalLM:
         eos_token_id=2,
         attn_implementation=attn_implementation,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # made on the CPU; GPUs are not touched before they are measured
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -1,10 +1,12 @@
-"""Errors of reading a model, told apart: not there, not allowed, not reachable, not understood."""
+"""Errors of reading a model, told apart: not there, not allowed, not reachable, not understood; and its commit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -14,7 +16,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from images.contract.config import ExperimentConfig
+from images.contract.config import TINY_LLAMA, ExperimentConfig
 from images.contract.job import ConfigInvalid, ModelUnavailable
 
 
@@ -58,10 +60,20 @@ def _explain(error: Exception, config: ExperimentConfig) -> ConfigInvalid | Mode
         return ModelUnavailable(f"the model {model} is damaged: {reason}", "Get it again.")
     if isinstance(error, OSError):
         return ModelUnavailable(f"the model {model} cannot be read: {reason}", "Check the name or the folder.")
-    return ConfigInvalid(f"the model {model} cannot be loaded: {reason}", "Check model, dtype and the pytorch section.")
+    return ConfigInvalid(
+        f"the model {model} cannot be loaded: {reason}", f"Check model, dtype and the {config.backend} section."
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def model_commit(config: ExperimentConfig) -> str | None:
+    """The hub's commit that was just read, which is the name of its folder in the cache; None of any other model."""
+    if config.model == TINY_LLAMA or config.model_path is not None:
+        return None
+    found = try_to_load_from_cache(config.model, "config.json", revision=config.model_revision)
+    return Path(found).parent.name if isinstance(found, str) else None

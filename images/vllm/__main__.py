@@ -1,0 +1,3 @@
+from images.harness.main import main
+
+main("images.vllm.backend")

@@ -1,0 +1,230 @@
+"""What takes the place of directories that are gone, emptied, exchanged or out of reach, in one root and in several."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.warehouse.results import edit_json, make_result, rows, samples_table, save
+from tests.warehouse.s3_server import point_to, running_s3_server
+from warehouse.errors import WarehouseError
+from warehouse.ingest import ingest
+from warehouse.intake.landing import Summary
+
+ENERGIES = "SELECT total_energy_j FROM experiments ORDER BY ALL"
+GONE = "SELECT directory FROM ingested_directories WHERE gone_since IS NOT NULL"
+NOBODY = 65534
+
+
+def one_result(directory: Path, number: int, energy_j: float = 10.0) -> Path:
+    """One result as `directory`, in the place of what is there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    result = make_result(number, study="s", energy_j=energy_j)
+    saved = save(directory.parent, result, samples=samples_table([(0.5, energy_j)]))
+    return saved.rename(directory)
+
+
+def emptied(directory: Path) -> Path:
+    for file in directory.iterdir():
+        file.unlink()
+    return directory
+
+
+def exchange(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as they were", "aggregated anew"])
+def test_directories_that_exchange_their_names_between_roots_lose_no_experiment(
+    changed: bool, tmp_path: Path, db: Path
+) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    one, two = one_result(first / "x", 1), one_result(second / "y", 2, 20.0)
+    one_result(second / "z", 3, 30.0)
+    ingest([first, second], db)
+    exchange(one, two)
+    if changed:
+        one_result(one, 2, 21.0)
+        one_result(two, 1, 11.0)
+    said: list[str] = []
+    assert ingest([first, second], db, report=said.append) == Summary(updated=2, unchanged=1)
+    assert said == []
+    assert rows(db, ENERGIES) == ([(11.0,), (21.0,), (30.0,)] if changed else [(10.0,), (20.0,), (30.0,)])
+    means = "SELECT n_samples FROM intervals WHERE metric = 'total_energy_j'"
+    assert rows(db, means) == [(3,)]
+    assert ingest([first, second], db) == Summary(unchanged=3)
+
+
+def test_a_folder_without_its_files_is_gone(root: Path, db: Path) -> None:
+    one, two = one_result(root / "x", 1), one_result(root / "y", 2, 20.0)
+    bad = one_result(root / "z", 3)
+    (bad / "result.json").write_text("{")
+    ingest([root], db)
+    emptied(one)
+    emptied(bad)
+    assert ingest([root], db) == Summary(unchanged=1, gone=1)
+    assert rows(db, GONE) == [(str(one),)]
+    assert rows(db, "SELECT directory FROM quarantine") == []
+    assert ingest([root], db, prune=True) == Summary(unchanged=1, pruned=1)
+    assert rows(db, "SELECT directory FROM experiments") == [(str(two),)]
+
+
+def test_a_folder_without_its_files_is_in_nobodys_way(root: Path, db: Path) -> None:
+    one = one_result(root / "x", 1)
+    ingest([root], db)
+    emptied(one)
+    again = one_result(root / "again", 1, 99.0)
+    assert ingest([root], db) == Summary(updated=1)
+    assert rows(db, "SELECT directory, total_energy_j FROM experiments") == [(str(again), 99.0)]
+
+
+def test_what_has_a_copy_in_a_root_not_given_is_kept_until_that_is_read(tmp_path: Path, db: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    one = one_result(first / "x", 1)
+    one_result(first / "y", 2, 20.0)
+    shutil.copytree(one, second / "x")
+    ingest([first, second], db)
+    shutil.rmtree(one)
+    assert ingest([first], db) == Summary(unchanged=1, gone=1)
+    said: list[str] = []
+    assert ingest([first], db, prune=True, report=said.append) == Summary(unchanged=1, gone=1)
+    assert rows(db, ENERGIES) == [(10.0,), (20.0,)]
+    assert [str(second / "x") in line for line in said] == [True]
+    assert ingest([second], db) == Summary(updated=1)
+    assert ingest([first], db, prune=True) == Summary(unchanged=1)
+    assert rows(db, "SELECT directory FROM experiments ORDER BY ALL") == [(str(first / "y"),), (str(second / "x"),)]
+
+
+def test_a_copy_that_is_gone_too_keeps_nothing(tmp_path: Path, db: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    one, two = one_result(first / "x", 1), one_result(second / "y", 2, 20.0)
+    one_result(first / "z", 3)
+    shutil.copytree(one, second / "x")
+    ingest([first, second], db)
+    shutil.rmtree(second / "x")
+    ingest([second], db)
+    shutil.rmtree(one)
+    assert ingest([first], db, prune=True) == Summary(unchanged=1, pruned=1)
+    assert rows(db, "SELECT count(*) FROM experiments") == [(2,)]
+    assert two.is_dir()
+
+
+def test_an_empty_folder_that_held_several_is_not_pruned(root: Path, db: Path) -> None:
+    """As that of one of several disks; a study that lost its only result is no such thing."""
+    one_result(root / "disk-a" / "x", 1)
+    below = [one_result(root / "disk-b" / "study" / str(number), number) for number in (2, 3)]
+    lone = one_result(root / "lone" / "x", 4)
+    ingest([root], db)
+    shutil.rmtree(lone)
+    assert ingest([root], db, prune=True) == Summary(unchanged=3, pruned=1)
+    shutil.rmtree(below[0].parent)
+    one_result(root / "disk-a" / "new", 5)
+    with pytest.raises(WarehouseError, match=r"disk-b is empty, and 2 directories .* nothing was pruned"):
+        ingest([root], db, prune=True)
+    assert rows(db, "SELECT count(*) FROM experiments") == [(4,)], "the new one is stored nevertheless"
+    assert len(rows(db, GONE)) == 2
+    (root / "disk-b").rmdir()
+    assert ingest([root], db, prune=True) == Summary(unchanged=2, pruned=2)
+
+
+def test_a_folder_that_was_emptied_by_moving_its_results_is_no_reason_not_to_prune(root: Path, db: Path) -> None:
+    (root / "to").mkdir(parents=True)
+    inner = [one_result(root / "from" / str(number), number) for number in (1, 2)]
+    one = one_result(root / "x", 3)
+    ingest([root], db)
+    for directory in inner:
+        directory.rename(root / "to" / directory.name)
+    shutil.rmtree(one)
+    assert ingest([root], db, prune=True) == Summary(updated=2, pruned=1)
+
+
+@pytest.mark.parametrize("copy", ["results/aa", "other/x"])
+def test_copies_that_were_all_aggregated_anew_are_copies_still(tmp_path: Path, db: Path, copy: str) -> None:
+    """Though the copy is read before the one that it is a copy of."""
+    one = one_result(tmp_path / "results" / "x", 1)
+    ingest([one.parent], db)
+    two = tmp_path / copy
+    shutil.copytree(one, two)
+    roots = list(dict.fromkeys([two.parent, one.parent]))
+    assert ingest(roots, db) == Summary(unchanged=1, duplicates=1)
+    for directory in (one, two):
+        one_result(directory, 1, 99.0)
+    assert ingest(roots, db) == Summary(updated=1, duplicates=1)
+    assert rows(db, "SELECT directory, total_energy_j FROM experiments") == [(str(one), 99.0)]
+    assert rows(db, "SELECT count(*) FROM quarantine") == [(0,)]
+
+
+def test_a_copy_aggregated_anew_like_its_unread_holder_takes_its_place(tmp_path: Path, db: Path) -> None:
+    one, two = one_result(tmp_path / "a" / "x", 1), one_result(tmp_path / "b" / "x", 1)
+    ingest([one.parent, two.parent], db)
+    for directory in (one, two):
+        one_result(directory, 1, 99.0)
+    assert ingest([two.parent], db) == Summary(updated=1)
+    assert ingest([one.parent, two.parent], db) == Summary(unchanged=1, duplicates=1)
+    assert rows(db, ENERGIES) == [(99.0,)]
+
+
+@pytest.fixture
+def folder_of_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of somebody whom permissions bind; root's own tests run as nobody meanwhile."""
+    folder = Path(tempfile.mkdtemp())
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+    yield folder
+    if is_root:
+        os.seteuid(0)
+    shutil.rmtree(folder)
+
+
+def test_a_root_that_was_closed_stops_nothing_that_is_read_from_another(folder_of_nobody: Path) -> None:
+    closed, other, db = folder_of_nobody / "a", folder_of_nobody / "b", folder_of_nobody / "w.duckdb"
+    one = one_result(closed / "x", 1)
+    ingest([closed], db)
+    shutil.copytree(one, other / "copy")
+    one_result(other / "conflict", 1, 99.0)
+    closed.chmod(0)
+    try:
+        assert ingest([other], db) == Summary(duplicates=1, quarantined=1)
+        with pytest.raises(WarehouseError, match=r"x cannot be read .Permission denied"):
+            ingest([one], db)
+    finally:
+        closed.chmod(0o755)
+    assert rows(db, ENERGIES) == [(10.0,)]
+
+
+def test_what_lies_in_object_storage_is_no_copy_of_what_nobody_knows(
+    tmp_path: Path, root: Path, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version left no digest, and of objects there is nothing else to compare."""
+    one = one_result(root / "x", 1)
+    with running_s3_server() as server:
+        point_to(monkeypatch, server.url, tmp_path)
+        bucket = server.bucket("digests")
+        server.upload(root, bucket, "p")
+        edit_json(one / "result.json", total_energy_j=99.0)
+        server.upload(root, bucket, "other")
+        first, other = f"s3://{bucket}/p", f"s3://{bucket}/other"
+        ingest([first], db)
+        with duckdb.connect(str(db)) as connection:
+            connection.execute("UPDATE ingested_directories SET signature = '', content_digest = ''")
+        assert ingest([other], db) == Summary(quarantined=1)
+        assert "cannot be compared" in rows(db, "SELECT reason FROM quarantine")[0][0]
+        assert ingest([other, first], db) == Summary(updated=1, quarantined=1)
+        assert "other content" in rows(db, "SELECT reason FROM quarantine")[0][0]
+        shutil.rmtree(one)
+        one_result(one, 1)
+        server.upload(root, bucket, "other")
+        assert ingest([other], db) == Summary(duplicates=1)
