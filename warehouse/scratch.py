@@ -43,8 +43,8 @@ def remove_orphans(parent: Path) -> None:
     Unlike a process id, a lock means the same in every container.
     """
     for folder in parent.glob(f"{_PREFIX}*"):
-        if _NAME.fullmatch(folder.name) and (folder / _MARK).is_file():
-            with suppress(OSError):
+        with suppress(OSError):  # such as another user's, into which nobody may look
+            if _NAME.fullmatch(folder.name) and (folder / _MARK).is_file():
                 _remove_orphan(folder)
 
 

@@ -111,6 +111,12 @@ class ExperimentConfig(Part):
         return _local(self.model) if self.model.startswith(_LOCAL_PREFIXES) else None
 
     @property
+    def assistant_path(self) -> Path | None:
+        """The folder of the model that drafts tokens if it is a local one, else None."""
+        assistant = self.pytorch.assistant_model if self.pytorch else None
+        return _local(assistant) if assistant is not None and assistant.startswith(_LOCAL_PREFIXES) else None
+
+    @property
     def prompt_file(self) -> Path | None:
         """The prompt file if the workload reads one, else None."""
         source = self.workload.source
@@ -135,6 +141,8 @@ class ExperimentConfig(Part):
             own["workload"]["source"] = f"sha256:{_prompts_digest(self.prompt_file)}"
         if self.model_path is not None:
             own["model"] = f"sha256:{_folder_digest(self.model_path)}"
+        if self.assistant_path is not None:
+            own["pytorch"]["assistant_model"] = f"sha256:{_folder_digest(self.assistant_path)}"
         default = ExperimentConfig.model_validate({"backend": self.backend}).model_dump(mode="json")
         default["backend"] = ExperimentConfig.model_fields["backend"].default
         return json.dumps(_canonical(_without_defaults(own, default)), sort_keys=True, separators=(",", ":"))

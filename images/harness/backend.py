@@ -172,6 +172,10 @@ class Backend(Protocol):
         """Asked once, after the window."""
         ...
 
+    def findings(self) -> tuple[str, ...]:
+        """What the work showed not to be as asked, as LoadedModel.findings. Asked once, after the window."""
+        ...
+
     def padding_fraction(self) -> float | None:
         """Padded share of the prompt positions computed in the last run; None where nothing is padded."""
         ...

@@ -120,7 +120,7 @@ def measure_process(
                 device=loaded.device,
                 model_commit=loaded.model_commit,
                 observed_settings=dict(loaded.observed_settings),
-                findings=[*loaded.findings, *meter_findings(config, metered, meter.devices)],
+                findings=[*loaded.findings, *backend.findings(), *meter_findings(config, metered, meter.devices)],
                 invalid_reasons=meter_verdict(metered, meter.devices, raw.timestamps.duration_sec),
             ),
             requests=requests_table(rows),

@@ -54,7 +54,8 @@ def _explain(error: Exception) -> JobError | None:
     if type(error).__module__.startswith(_COMPILERS):
         return ConfigInvalid(
             f"torch.compile cannot compile this model as asked: {_first_line(text)}"[:300],
-            "Set pytorch.torch_compile_fullgraph: false, another torch_compile_mode, or torch_compile: false.",
+            "Set pytorch.torch_compile: false, or another torch_compile_mode; of flex_attention, another "
+            "attn_implementation or batch_size: 1.",
         )
     return None
 

@@ -115,6 +115,9 @@ class Backend:
     def memory(self) -> MemoryUse:
         return MemoryUse()
 
+    def findings(self) -> tuple[str, ...]:
+        return ()
+
     def padding_fraction(self) -> float | None:
         return None
 

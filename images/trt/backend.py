@@ -84,6 +84,9 @@ class Backend:
         """The weights lie in the engine's own process, which does not say how much of the whole they are."""
         return MemoryUse(peak_mb=memory_in_use_mb())
 
+    def findings(self) -> tuple[str, ...]:
+        return ()
+
     def padding_fraction(self) -> float | None:
         return None
 

@@ -56,7 +56,7 @@ _NEEDED = ("disable_log_stats", "log_config_file", "logging_config", "worker_ext
 _CPU_KV_CACHE_BYTES = 2**30
 
 
-def prepare_environment() -> None:
+def prepare_environment(num_processes: int) -> None:
     """What vLLM reads from the environment; whatever is set already stays.
 
     The start method: a forked engine would inherit this process's signal handlers and the socket that they wake, so
@@ -67,6 +67,8 @@ def prepare_environment() -> None:
         "VLLM_HOST_IP": "127.0.0.1",  # all processes are on this machine, which may have no network
         "VLLM_NO_USAGE_STATS": "1",  # nothing but the measured work runs beside it
     }
+    if num_processes > 1:
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # each engine would bind its threads to the same cores
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 

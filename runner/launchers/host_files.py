@@ -41,8 +41,8 @@ def seen_of_the_host(config: ExperimentConfig, attempt: Path, models: Path, uid:
         LaunchImpossible: that user cannot use something of it.
     """
     local = local_files(config)
-    if config.model_path is not None:
-        local += _link_targets(config.model_path)
+    for folder in (config.model_path, config.assistant_path):
+        local += [] if folder is None else _link_targets(folder)
     return [
         HostFile(RESULTS_MOUNT, attempt, read_only=False),
         *(HostFile(str(path), path) for path in local),
@@ -53,7 +53,8 @@ def seen_of_the_host(config: ExperimentConfig, attempt: Path, models: Path, uid:
 
 def local_files(config: ExperimentConfig) -> list[Path]:
     """Files and folders of this host that the configuration names."""
-    return [path for path in (config.model_path, config.prompt_file) if path is not None]
+    named = (config.model_path, config.assistant_path, config.prompt_file)
+    return [path for path in named if path is not None]
 
 
 def environment(config: ExperimentConfig) -> dict[str, str]:

@@ -146,6 +146,7 @@ class _Powered:
         self.drain = inner.drain
         self.reset_caches = inner.reset_caches
         self.memory = inner.memory
+        self.findings = inner.findings
         self.padding_fraction = inner.padding_fraction
         self.delivered = inner.delivered
 

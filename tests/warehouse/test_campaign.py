@@ -183,7 +183,11 @@ def test_steins_interval_stands_where_nothing_invalid_came_in(tmp_path: Path, la
     pilot = PilotEstimate(experiment="a", measurement_config_hash=digest, mean=50.0, s=4.0, n_required=7)
     rule = AdaptiveCycles(metric=metric, half_width=0.05, confidence=0.95, min=5, max=30, pilot=[pilot], n=7)
     for number in range(1, 8):
-        fields = {metric: 48.0 + number, "measurement_valid": number < 7 or last_is_valid, "cycle": number}
+        fields: dict[str, Any] = {
+            metric: 48.0 + number,
+            "measurement_valid": number < 7 or last_is_valid,
+            "cycle": number,
+        }
         save(tmp_path / "results", make_result(number, study="s", scheduling=Scheduling(adaptive=rule), **fields))
     (group,) = groups_of(tmp_path, include_all=True)
     assert (group.n_cycles, group.figures[metric].t_method) == (7, method)

@@ -109,7 +109,7 @@ def test_goodput_is_the_mean_over_cycles_of_each_rate(year: Year, answer: Any) -
     ]  # fmt: skip
     for row in rows:
         values = [
-            result.extended_metrics.goodput_requests_per_second  # type: ignore[union-attr]
+            float(result.extended_metrics.goodput_requests_per_second)  # type: ignore[union-attr,arg-type]
             for result in year.of("open-loop", backend=row["backend"])
             if result.effective_config["workload"]["arrivals"]["rate_per_s"] == row["rate_per_s"]
         ]
@@ -121,14 +121,10 @@ def test_goodput_is_the_mean_over_cycles_of_each_rate(year: Year, answer: Any) -
 
 
 def test_energy_of_phases_is_over_the_cycles_in_which_they_are_separable(year: Year, answer: Any) -> None:
-    phases = {
-        name: [
-            found
-            for result in year.of("lengths")
-            if result.experiment == name and (found := result.extended_metrics) and found.prefill_energy_j is not None
-        ]
-        for name in ("16 tokens", "64 tokens")
-    }
+    phases: dict[str, list[Any]] = {"16 tokens": [], "64 tokens": []}
+    for result in year.of("lengths"):
+        if result.extended_metrics and result.extended_metrics.prefill_energy_j is not None:
+            phases[str(result.experiment)].append(result.extended_metrics)
     rows = answer("Does prefill or decode take the energy?")
     assert [(row["experiment"], row["metric"], row["n_samples"]) for row in rows] == [
         (name, f"{phase}_energy_j", len(phases[name])) for name in phases for phase in ("decode", "prefill")
@@ -143,12 +139,13 @@ def test_energy_of_phases_is_over_the_cycles_in_which_they_are_separable(year: Y
         (3, 3, None),
     ]
     for row in by_token:
-        found = phases[row["experiment"]]
-        prefill, decode = [one.prefill_energy_j for one in found], [one.decode_energy_j for one in found]
+        separable = phases[row["experiment"]]
+        prefill, decode = ([getattr(one, f"{phase}_energy_j") for one in separable] for phase in ("prefill", "decode"))
         assert row["prefill_energy_per_input_token_j"] == pytest.approx(fmean(prefill) / (2 * OUTPUT_TOKENS), rel=1e-9)
         assert row["decode_energy_per_output_token_j"] == pytest.approx(fmean(decode) / OUTPUT_TOKENS, rel=1e-9)
         assert row["largest_bound_ratio"] == pytest.approx(
-            max(one.phase_energy_bound_j / min(one.prefill_energy_j, one.decode_energy_j) for one in found), rel=1e-9
+            max(one.phase_energy_bound_j / min(one.prefill_energy_j, one.decode_energy_j) for one in separable),
+            rel=1e-9,
         )
 
 

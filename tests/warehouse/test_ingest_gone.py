@@ -228,3 +228,24 @@ def test_what_lies_in_object_storage_is_no_copy_of_what_nobody_knows(
         one_result(one, 1)
         server.upload(root, bucket, "other")
         assert ingest([other], db) == Summary(duplicates=1)
+
+
+def test_a_copy_on_disk_takes_the_place_of_what_was_gone_from_object_storage(
+    tmp_path: Path, root: Path, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks into a bucket that is not given, so what it held the last time counts."""
+    one_result(root / "x", 1)
+    one_result(root / "y", 2, 20.0)
+    copy = shutil.copytree(root / "x", tmp_path / "other" / "x")
+    with running_s3_server() as server:
+        point_to(monkeypatch, server.url, tmp_path)
+        bucket = server.bucket("copies")
+        server.upload(root, bucket, "p")
+        address = f"s3://{bucket}/p"
+        assert ingest([address, copy.parent], db) == Summary(new=2, duplicates=1)
+        for file in copy.iterdir():
+            server.delete(bucket, f"p/x/{file.name}")
+        assert ingest([address], db, prune=True) == Summary(unchanged=1, gone=1)
+        assert ingest([copy.parent], db) == Summary(updated=1)
+        assert ingest([address], db, prune=True) == Summary(unchanged=1)
+        assert rows(db, "SELECT directory FROM experiments ORDER BY ALL") == [(str(copy),), (f"{address}/y",)]

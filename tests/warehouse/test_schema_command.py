@@ -15,13 +15,16 @@ from warehouse.schema import SCHEMA_VERSION, create_all
 
 UNITS = re.compile(
     r"\w+_(j|w|s|ms|mhz|c|mb|sec|flops|ratio|fraction|tokens|requests|per_second|per_day)((_t)?_(lower|upper))?"
-    r"|(output_)?tokens_per_joule((_t)?_(lower|upper))?|joules_per_token|\w+_per_million_output_tokens((_t)?_(lower|upper))?"
+    r"|tokens_per_delivery_mean|(output_)?tokens_per_joule((_t)?_(lower|upper))?|joules_per_token|\w+_per_million_output_tokens((_t)?_(lower|upper))?"
 )
 COUNTS_AND_INDICES = re.compile(
     r"n_\w+|\w+_(count|samples|index|key|cycles|code|processes|prompts)|cycle|attempt|position|passes|samples"
     r"|batch_size|gpus_per_process|gpu_id|order_seed|version"
 )
-WITHOUT_UNIT = {"confidence", "expected_percentile_coverage", "ratio", "correlation", "relative_change", "temperature"}
+WITHOUT_UNIT = {
+    "confidence", "expected_percentile_coverage", "ratio", "correlation", "relative_change", "temperature",
+    "batch_efficiency", "kv_cache_hit_rate",
+}  # fmt: skip
 """Fractions of 1, but for the temperature of sampling."""
 IN_THE_UNIT_BESIDE = {
     "mean", "std", "t_lower", "t_upper", "percentile_lower", "percentile_upper", "first", "last", "slope_per_hour",

@@ -46,8 +46,8 @@ class Summary:
         return Summary(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def __str__(self) -> str:
-        text = f"{self.new} new, {self.unchanged} unchanged, {self.failures} failures"
-        text += f", {self.quarantined} quarantined, {self.duplicates} duplicates"
+        text = f"{self.new} new, {self.unchanged} unchanged, {self.failures} failure{'' if self.failures == 1 else 's'}"
+        text += f", {self.quarantined} quarantined, {self.duplicates} duplicate{'' if self.duplicates == 1 else 's'}"
         for name in ("updated", "gone", "pruned"):
             if count := getattr(self, name):
                 text += f", {count} {name}"

@@ -66,4 +66,3 @@ def _name_campaigns(connection: DuckDBPyConnection) -> None:
             "works": [work_id(row, from_json(row["effective_config"])) for row in rows],
         },
     )
-

@@ -133,6 +133,9 @@ class FakeBackend:
     def memory(self) -> MemoryUse:
         return self.memory_use
 
+    def findings(self) -> tuple[str, ...]:
+        return ()
+
     def padding_fraction(self) -> float | None:
         return None
 
