@@ -92,6 +92,9 @@ install-%: .venv/.host ## what BACKEND needs to run in local processes (install-
 	@if [ ! -f images/$*/requirements.txt ]; then
 	    echo "there is no backend '$*' here; there are: $(BACKENDS)" >&2; exit 2
 	fi
+	if [ $* = vllm ]; then
+	    echo "vllm runs in its image only, because its packages clash with those here: use LAUNCHER=docker" >&2; exit 2
+	fi
 	$(MAKE) -s .venv/.backend-$*
 
 .PHONY: test
@@ -132,7 +135,7 @@ bench: .venv/.dev ## measure joulehouse itself; prints a table
 lock: ## resolve all versions anew into both constraints files
 	@scratch=$$(mktemp -d); trap 'rm -rf $$scratch' EXIT
 	$(PYTHON) -m venv $$scratch/images && $(PYTHON) -m venv $$scratch/all
-	$$scratch/images/bin/pip install -q -r images/pytorch/requirements.txt $(foreach b,$(BACKENDS),-r images/$(b)/requirements.txt)
+	$$scratch/images/bin/pip install -q -r images/pytorch/requirements.txt $(foreach b,$(filter-out vllm,$(BACKENDS)),-r images/$(b)/requirements.txt)
 	$$scratch/images/bin/pip freeze | sed 's/+[a-z0-9.]*$$//' > images/constraints.txt
 	$$scratch/all/bin/pip install -q -c images/constraints.txt -r images/pytorch/requirements.txt
 	$$scratch/all/bin/pip install -q -c images/constraints.txt '.[host,dev]'

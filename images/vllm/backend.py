@@ -29,7 +29,7 @@ from images.models.reading import model_commit, reading_model
 from images.models.tiny_llama import make_model, make_tokenizer
 from images.models.tokenizer import HubTokenizer
 from images.vllm.arguments import engine_arguments, prepare_environment
-from images.vllm.delivery import TokenCount, whole
+from images.vllm.delivery import Counts, whole
 from images.vllm.failures import engine_errors
 from images.vllm.observed import not_in_effect, observed_settings
 from images.vllm.reasons import Reasons
@@ -47,7 +47,7 @@ class Backend:
         self._config = config
         self._options = config.vllm or VllmOptions()
         self._llm: Any = None
-        self._count = TokenCount()
+        self._counts = Counts()
         _require_device(context.gpu_uuids or ())
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
@@ -69,7 +69,7 @@ class Backend:
             return serve_all(self._stream(), Mailbox(self._llm.llm_engine), arrivals)
 
     def delivered(self) -> int | None:
-        return self._count.tokens
+        return self._counts.tokens
 
     def drain(self) -> None:
         """Nothing: a request is returned when the engine has finished it, and its device is another process's."""
@@ -87,7 +87,13 @@ class Backend:
         return MemoryUse(**{name: sum(worker[name] for worker in workers) for name in workers[0]})
 
     def findings(self) -> tuple[str, ...]:
-        return ()
+        times = self._counts.preemptions
+        if not times:
+            return ()
+        return (
+            f"preempted: requests lost their place in the KV cache {times} times, warm-up included, and were computed "
+            "anew. Lower batch_size, or raise vllm.gpu_memory_utilization.",
+        )
 
     def padding_fraction(self) -> float | None:
         return None  # sequences of all lengths are laid end to end
@@ -111,7 +117,7 @@ class Backend:
             self._llm = LLM(**arguments)
             in_worker = self._llm.collective_rpc("joulehouse_settings")[0]
         engine = self._llm.llm_engine
-        engine.logger_manager.stat_loggers.append(self._count)
+        engine.logger_manager.stat_loggers.append(self._counts)
         self._eos_ids = self._end_tokens(tokenizer)
         observed = observed_settings(engine.vllm_config, in_worker)
         text_config = self._llm.model_config.hf_text_config

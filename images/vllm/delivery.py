@@ -17,17 +17,18 @@ _FINISHED: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "le
 
 
 @dataclass(slots=True)
-class TokenCount:
-    """Output tokens of all requests; a stat logger of vLLM's, called at every step by the thread that takes it.
-
-    One thread counts, any other may look.
+class Counts:
+    """Output tokens and preemptions since load; a stat logger of vLLM's, called at every step by the thread that takes
+    it. One thread counts, any other may look.
     """
 
     tokens: int = 0
+    preemptions: int = 0
 
     def record(self, _scheduler: object, iteration: Any, *_more: object, **_named: object) -> None:
         if iteration is not None:
             self.tokens += iteration.num_generation_tokens
+            self.preemptions += iteration.num_preempted_reqs
 
     def log(self) -> None:
         """Nothing: vLLM's own loggers say it."""

@@ -86,6 +86,9 @@ def _request_times(rng: np.random.Generator, n_processes: int, n_requests: int) 
         "e2e_ms": ((stamps[:, -1] - arrival) * 1e3).tolist(),
         "queue_ms": rng.lognormal(0, 0.3, count).tolist(),
         "itl_ms": (np.diff(stamps) * 1e3).tolist(),
+        "lag_ms": [None] * count,
+        "cached_input_tokens": [0] * count,
+        "delivery_tokens": [None] * count,
     }
 
 

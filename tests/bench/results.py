@@ -81,5 +81,8 @@ def made_requests() -> files.Table:
             "e2e_ms": [500.0] * many,
             "queue_ms": [1.0] * many,
             "itl_ms": [gaps] * many,
+            "lag_ms": [None] * many,
+            "cached_input_tokens": [0] * many,
+            "delivery_tokens": [None] * many,
         }
     )

@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_gone(
     scan = LocalSource._scan
     closed = str(inner)
     monkeypatch.setattr(
-        LocalSource, "_scan", lambda self, folder, known: iter(()) if folder == closed else scan(self, folder, known)
+        LocalSource, "_scan", lambda self, folder, known, level=0: iter(()) if folder == closed else scan(self, folder, known)
     )
     # What is known is looked at from outside, so that it takes a change to have the folder opened.
     monkeypatch.setattr("warehouse.intake.sources.files_in", lambda signature: [])
@@ -365,3 +365,17 @@ def test_a_root_that_cannot_be_read_does_not_stop_the_others(root: Path, db: Pat
     assert rows(db, "SELECT count(*) FROM experiments") == [(3,)]
     with pytest.raises(WarehouseError, match="is empty"):
         ingest([""], db)
+
+
+def test_a_tree_too_deep_and_linked_folders_are_told_of_and_stop_nothing(root: Path, db: Path, tmp_path: Path) -> None:
+    save(root, make_result(1))
+    deep = Path(root, *["d"] * 400)
+    deep.mkdir(parents=True)
+    save(tmp_path / "elsewhere", make_result(2))
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+
+    told: list[str] = []
+    assert ingest([root], db, report=told.append) == Summary(new=1)
+
+    assert any("lies deeper than 100 folders" in line for line in told)
+    assert any("linked is a link to a folder; it is passed over" in line for line in told)

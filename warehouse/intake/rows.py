@@ -170,6 +170,8 @@ def result_rows(result: ExperimentResult, document: Row, unknown: Row, directory
     }
     for row in (*rows["experiments"], *rows["process_results"]):
         _require_measurable(row)
+    if not experiment_id or result.end_time < result.start_time or result.total_inference_time_sec < 0:
+        raise ValueError("it has no experiment_id, or ends before it begins")
     warnings = [_warning_row(experiment_id, index, text) for index, text in enumerate(result.measurement_warnings)]
     return rows | {"warnings": warnings}
 

@@ -171,6 +171,8 @@ def _wrong_rows(connection: DuckDBPyConnection, table: str, paths: Mapping[int, 
     wrong |= {f"{name} that is not a finite number": f"NOT isfinite({value})" for name, value in _FINITE[table].items()}
     if table == "samples":
         wrong["gpu_index below 0"] = "gpu_index < 0"
+    else:
+        wrong["a time below 0"] = "least(ttft_ms, e2e_ms) < 0"
     tests = ", ".join(f"bool_or({test})" for test in wrong.values())
     found = connection.execute(f"SELECT place, {tests} FROM temp.staged_{table} GROUP BY place").fetchall()
     reasons = {

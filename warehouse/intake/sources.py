@@ -24,6 +24,8 @@ READ = (files.RESULT_FILE, files.FAILURE_FILE, files.REQUESTS_FILE, files.TIMESE
 MARKS = frozenset((files.RESULT_FILE, files.FAILURE_FILE))
 """Files that make a folder a directory of ours."""
 _SIDECARS = frozenset(files.SIDECAR_SCHEMAS)
+_DEEPEST = 100
+"""Folders below a root; every level is an open folder and a call."""
 _NOTHING_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 """Errors of opening a folder that tell that there is none: links to folders are passed over."""
 
@@ -145,7 +147,10 @@ class LocalSource:
                 counts[storable(str(folder))] += count
         return counts
 
-    def _scan(self, folder: str, known: Mapping[str, str]) -> Iterator[Candidate]:
+    def _scan(self, folder: str, known: Mapping[str, str], level: int = 0) -> Iterator[Candidate]:
+        if level > _DEEPEST:
+            self.unreadable.append(f"{storable(folder)} lies deeper than {_DEEPEST} folders; it is passed over")
+            return
         try:
             # Names are looked up from here on: of a hundred thousand whole paths that would take half as long again.
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -155,16 +160,22 @@ class LocalSource:
             self._pass_over(folder, error)
             return
         try:
-            yield from self._scan_opened(folder, handle, known)
+            yield from self._scan_opened(folder, handle, known, level)
         finally:
             os.close(handle)
 
-    def _scan_opened(self, folder: str, handle: int, known: Mapping[str, str]) -> Iterator[Candidate]:
+    def _scan_opened(self, folder: str, handle: int, known: Mapping[str, str], level: int) -> Iterator[Candidate]:
         try:
-            names, folders = _listed(handle)
+            names, folders, links = _listed(handle)
         except OSError as error:
             self._pass_over(folder, error)
             return
+        for link in links:
+            if os.path.isdir(f"{folder}/{link}"):  # noqa: PTH112 - see `exists`
+                self.unreadable.append(
+                    f"{storable(folder)}/{storable(link)} is a link to a folder; it is passed over. "
+                    "Give the folder itself to take what it holds"
+                )
         if _is_ours(names, folders):
             yield self._candidate(folder, ".", handle, [name for name in READ if name in names])
             return
@@ -175,7 +186,7 @@ class LocalSource:
             if old is not None and (seen := self._candidate(path, name, handle, files_in(old))).signature == old:
                 yield seen
             else:
-                yield from self._scan(path, known)
+                yield from self._scan(path, known, level + 1)
 
     def _candidate(self, path: str, name: str, handle: int, names: Sequence[str]) -> Candidate:
         """
@@ -211,20 +222,23 @@ def is_there(path: str) -> bool:
     except OSError as error:
         return error.errno not in _NOTHING_THERE
     try:
-        return _is_ours(*_listed(handle))
+        names, folders, _ = _listed(handle)
+        return _is_ours(names, folders)
     except OSError:
         return True
     finally:
         os.close(handle)
 
 
-def _listed(handle: int) -> tuple[set[str], list[str]]:
-    """Names of what may be files of ours in an open folder, and of the folders to look into."""
+def _listed(handle: int) -> tuple[set[str], list[str], list[str]]:
+    """Names of what may be files of ours in an open folder, of the folders to look into, and of other links."""
     with os.scandir(handle) as entries:
-        found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        seen = [(entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in entries]
+    links = sorted(name for name, _, is_link in seen if is_link and name not in READ and not name.startswith("."))
+    found = sorted((name, is_folder) for name, is_folder, _ in seen)
     # A folder in the place of a document is not looked into but told of.
     names = {name for name, is_folder in found if not is_folder or name in MARKS}
-    return names, [name for name, is_folder in found if is_folder and not name.startswith(".")]
+    return names, [name for name, is_folder in found if is_folder and not name.startswith(".")], links
 
 
 def _is_ours(names: set[str], folders: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from images.contract import files
@@ -161,3 +162,12 @@ def test_a_sidecar_of_the_other_kind_is_refused(tmp_path: Path) -> None:
 def test_a_sidecar_that_is_not_there_is_told_apart_from_a_damaged_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         files.load_table(tmp_path, "timeseries.parquet")
+
+
+def test_an_older_requests_file_has_nulls_where_columns_came_later(tmp_path: Path) -> None:
+    saved = make.result(requests="requests.parquet").save(tmp_path, requests=make.requests())
+    later = files.LATER_COLUMNS[files.REQUESTS_FILE]
+    pq.write_table(make.requests().drop_columns(list(later)), saved.parent / "requests.parquet")
+    table = files.load_table(saved.parent, "requests.parquet")
+    assert table.schema.equals(files.REQUESTS_SCHEMA)
+    assert all(table[name].null_count == len(table) for name in later)

@@ -151,7 +151,7 @@ def test_input_that_the_prefix_cache_serves_is_counted(ended: dict[str, Ended]) 
     [
         ("unknown", ExitCode.CONFIG_INVALID, "unexpected keyword argument 'nonsense'"),
         ("quantization", ExitCode.CONFIG_INVALID, "not supported for quantization method fp8"),
-        ("memory", ExitCode.OUT_OF_MEMORY, "KV cache"),
+        ("memory", ExitCode.OUT_OF_MEMORY, "No available memory for the cache blocks"),
         ("context", ExitCode.CONFIG_INVALID, "has 64"),
     ],
 )
