@@ -111,10 +111,10 @@ class ExperimentConfig(Part):
         return _local(self.model) if self.model.startswith(_LOCAL_PREFIXES) else None
 
     @property
-    def assistant_path(self) -> Path | None:
-        """The folder of the model that drafts tokens if it is a local one, else None."""
-        assistant = self.pytorch.assistant_model if self.pytorch else None
-        return _local(assistant) if assistant is not None and assistant.startswith(_LOCAL_PREFIXES) else None
+    def drafter_path(self) -> Path | None:
+        """The folder of the model that drafts tokens for this one if it is a local one, else None."""
+        drafter = self.pytorch.assistant_model if self.pytorch else self.vllm.speculative.model if self.vllm else None
+        return _local(drafter) if drafter is not None and drafter.startswith(_LOCAL_PREFIXES) else None
 
     @property
     def prompt_file(self) -> Path | None:
@@ -141,8 +141,12 @@ class ExperimentConfig(Part):
             own["workload"]["source"] = f"sha256:{_prompts_digest(self.prompt_file)}"
         if self.model_path is not None:
             own["model"] = f"sha256:{_folder_digest(self.model_path)}"
-        if self.assistant_path is not None:
-            own["pytorch"]["assistant_model"] = f"sha256:{_folder_digest(self.assistant_path)}"
+        if self.drafter_path is not None:
+            drafter = f"sha256:{_folder_digest(self.drafter_path)}"
+            if self.pytorch is not None:
+                own["pytorch"]["assistant_model"] = drafter
+            else:
+                own["vllm"]["speculative"]["model"] = drafter
         default = ExperimentConfig.model_validate({"backend": self.backend}).model_dump(mode="json")
         default["backend"] = ExperimentConfig.model_fields["backend"].default
         return json.dumps(_canonical(_without_defaults(own, default)), sort_keys=True, separators=(",", ":"))

@@ -41,7 +41,7 @@ def seen_of_the_host(config: ExperimentConfig, attempt: Path, models: Path, uid:
         LaunchImpossible: that user cannot use something of it.
     """
     local = local_files(config)
-    for folder in (config.model_path, config.assistant_path):
+    for folder in (config.model_path, config.drafter_path):
         local += [] if folder is None else _link_targets(folder)
     return [
         HostFile(RESULTS_MOUNT, attempt, read_only=False),
@@ -53,7 +53,7 @@ def seen_of_the_host(config: ExperimentConfig, attempt: Path, models: Path, uid:
 
 def local_files(config: ExperimentConfig) -> list[Path]:
     """Files and folders of this host that the configuration names."""
-    named = (config.model_path, config.assistant_path, config.prompt_file)
+    named = (config.model_path, config.drafter_path, config.prompt_file)
     return [path for path in named if path is not None]
 
 

@@ -75,7 +75,9 @@ def test_a_folder_that_cannot_be_looked_into_is_not_gone(
     scan = LocalSource._scan
     closed = str(inner)
     monkeypatch.setattr(
-        LocalSource, "_scan", lambda self, folder, known, level=0: iter(()) if folder == closed else scan(self, folder, known)
+        LocalSource,
+        "_scan",
+        lambda self, folder, known, level=0: iter(()) if folder == closed else scan(self, folder, known),
     )
     # What is known is looked at from outside, so that it takes a change to have the folder opened.
     monkeypatch.setattr("warehouse.intake.sources.files_in", lambda signature: [])

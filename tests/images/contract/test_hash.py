@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from fractions import Fraction
 from itertools import product
@@ -259,3 +260,21 @@ def test_values_that_look_alike_are_told_apart() -> None:
     alike = [True, 1, "1", "True", [1], [[1]], [True], None, "null", [], [{}], 0, False, "", 0.5, "0.5", {"1": 1}]
     for (i, first), (j, second) in product(enumerate(alike), repeat=2):
         assert (digest(with_extra({"a": first})) == digest(with_extra({"a": second}))) == (i == j)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": "pytorch", "batch_size": 1, "pytorch": {"assistant_model": "FOLDER"}},
+        {"backend": "vllm", "vllm": {"speculative": {"model": "FOLDER", "num_speculative_tokens": 3}}},
+    ],
+    ids=["pytorch", "vllm"],
+)
+def test_a_drafting_models_folder_enters_by_its_content(tmp_path: Path, options: dict[str, Any]) -> None:
+    found = []
+    for name, content in (("a", "1"), ("moved", "1"), ("b", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+        document = json.loads(json.dumps(options).replace("FOLDER", str(tmp_path / name)))
+        found.append(parse_config(document).measurement_config_hash())
+    assert found[0] == found[1] != found[2]
