@@ -13,6 +13,7 @@ from rich.table import Table
 from tests.bench.energy import energy_figures
 from tests.bench.fan_out import adaptive_figures, fan_out_figures
 from tests.bench.figures import Figure
+from tests.bench.images import image_figures
 from tests.bench.jobs import job_figures
 from tests.bench.open_loop import open_loop_figures
 from tests.bench.ranks import rank_figures
@@ -32,6 +33,7 @@ PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
     "adaptive": ("adaptive cycles, simulated", adaptive_figures),
     "openloop": ("an open loop at 5 requests/s for 20 s on the stub, real time", open_loop_figures),
     "ranks": ("energy of whole jobs on simulated GPUs, real time", rank_figures),
+    "images": ("what our part of an image weighs", image_figures),
 }
 
 
