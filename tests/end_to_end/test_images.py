@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from images.contract.job import (
     ExitCode,
 )
 from images.contract.result import ExperimentResult
+from tests.docker_engine import ROOT, docker_command
 
 pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("docker")]
 ARBITRARY_USER = "54321:0"
-BACKENDS = ["stub", "pytorch"]
-SMALL = {"workload": {"n_prompts": 4, "max_output_tokens": 8}, "batch_size": 2}
+BACKENDS = ["stub", "pytorch", "vllm"]
+SMALL: dict[str, Any] = {"workload": {"n_prompts": 4, "max_output_tokens": 8}, "batch_size": 2}
+QUICK: dict[str, dict[str, Any]] = {"vllm": {"vllm": {"enforce_eager": True, "max_model_len": 512}}}
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def results_folder(tmp_path: Path) -> Path:
 def test_a_confined_container_of_any_user_runs_to_a_result(
     built_image: Callable[[str], str], results_folder: Path, backend: str
 ) -> None:
-    code, log = _run(built_image(backend), results_folder, {"backend": backend, **SMALL})
+    code, log = _run(built_image(backend), results_folder, {"backend": backend, **SMALL, **QUICK.get(backend, {})})
 
     assert code == ExitCode.OK, log
     (directory,) = results_folder.iterdir()
@@ -86,7 +89,8 @@ def test_an_image_says_what_it_is_and_holds_nothing_else(built_image: Callable[[
     listed = client.containers.run(
         image, ["/opt/job/images"], entrypoint="ls", remove=True, network_mode="none"
     ).decode()
-    assert set(listed.split()) - {"__pycache__"} == {"__init__.py", "contract", "harness", backend}
+    shared = {"contract", "harness"} if backend == "stub" else {"contract", "harness", "models"}
+    assert set(listed.split()) - {"__pycache__"} == {"__init__.py", *shared, backend}
     absent = "import importlib.util as u; print([m for m in ('duckdb', 'runner', 'warehouse') if u.find_spec(m)])"
     found = client.containers.run(image, ["-c", absent], entrypoint="python3", remove=True, network_mode="none")
     assert found.decode().strip() == "[]"
@@ -107,6 +111,7 @@ def _run(image: str, results: Path, config: dict[str, Any]) -> tuple[int, str]:
         .with_kwargs(
             user=ARBITRARY_USER,
             read_only=True,
+            shm_size="1g",
             network_mode="none",
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
@@ -115,5 +120,23 @@ def _run(image: str, results: Path, config: dict[str, Any]) -> tuple[int, str]:
     )
     with container:
         wrapped = container.get_wrapped_container()
-        code = int(wrapped.wait(timeout=120)["StatusCode"])
+        code = int(wrapped.wait(timeout=300)["StatusCode"])
         return code, wrapped.logs().decode()
+
+
+def test_a_change_on_the_host_side_rebuilds_no_layer(stub_image: str, tmp_path: Path) -> None:
+    before = docker.from_env().images.get(stub_image).attrs["RootFS"]["Layers"]
+    for folder in ("images", "runner", "warehouse"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("runner/cli.py", "warehouse/cli.py"):
+        (tmp_path / file).write_text((tmp_path / file).read_text() + "\n# changed\n")
+    base = os.environ.get("BASE_IMAGE")
+    on_base = ["--build-arg", f"BASE_IMAGE={base}"] if base else []
+    tag = "joulehouse-stub-of-a-changed-host"
+    try:
+        docker_command(
+            "build", *on_base, "-t", tag, "-f", str(tmp_path / "images/stub/Dockerfile"), str(tmp_path / "images")
+        )
+        assert docker.from_env().images.get(tag).attrs["RootFS"]["Layers"] == before
+    finally:
+        docker.from_env().images.remove(tag, force=True)
