@@ -61,6 +61,13 @@ def own_leases(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("JOULEHOUSE_LEASES", str(tmp_path_factory.getbasetemp() / "leases"))
 
 
+@pytest.fixture(autouse=True)
+def own_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement in the test's own process narrows what is visible; the next test sees all again."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that the patch puts back what was there, or nothing
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
 @pytest.fixture
 def repository() -> Path:
     return ROOT

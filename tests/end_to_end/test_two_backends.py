@@ -13,7 +13,6 @@ from tests.runner.command import runner
 STUDY = """
 name: engines
 cycles: 3
-launcher: docker
 defaults:
   model: builtin:tiny-llama
   dtype: float32

@@ -328,14 +328,6 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path, output: st
     assert ran.is_one_clear_line(), ran.stderr
 
 
-def test_a_backend_that_this_checkout_lacks_is_one_line(tmp_path: Path) -> None:
-    ran = runner("run", "--backend", "trt", "--launcher", "local", "--output", tmp_path)
-
-    assert ran.code == ExitCode.LAUNCHER
-    assert "no backend 'trt'" in ran.stderr
-    assert ran.is_one_clear_line(), ran.stderr
-
-
 def test_the_next_runner_publishes_what_a_killed_one_had_finished(tmp_path: Path) -> None:
     assert runner(*STUB, "--output", tmp_path / "other", "--cycles", "1").code == 0
     (finished,) = [path for path in (tmp_path / "other").iterdir() if not path.name.startswith(".")]

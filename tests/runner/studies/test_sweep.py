@@ -201,9 +201,9 @@ sweep:
     assert problems(tmp_path, text) == [
         "study.yaml:3:3: sweep: workload.n_prompts (2) is below num_processes (4), so some process would have "
         "nothing to do (point seed=1,backend=stub,num_processes=4,methodology=total and 11 more)",
-        "study.yaml:3:3: sweep: methodology windowed needs a time stamp on every token, which backend 'vllm' gives with "
-        "vllm.token_times: true; set that, or methodology: total (point seed=1,backend=vllm,num_processes=1,methodology=windowed "
-        "and 7 more)",
+        "study.yaml:3:3: sweep: methodology windowed needs a time stamp on every token, which backend 'vllm' gives "
+        "with vllm.token_times: true; set that, or methodology: total (point seed=1,backend=vllm,num_processes=1,"
+        "methodology=windowed and 7 more)",
         "study.yaml:3:46: sweep.base.pytorch.torch_compil: unknown key (did you mean 'torch_compile'?)",
         "study.yaml:5:24: sweep.grid.seed[4]: should be greater than or equal to 0, got -5",
     ]

@@ -334,7 +334,10 @@ def test_local_jobs_need_no_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == [], "asking makes nothing"
 
 
-def test_a_backend_that_is_asked_for_must_be_there() -> None:
+def test_a_backend_that_is_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub" / "backend.py").touch()
+    monkeypatch.setattr("runner.launchers._IMAGES", tmp_path)
     (asked,) = local_checks(["trt"])
     assert (asked.state, "no backend 'trt'" in asked.found) == ("problem", True)
     assert named(local_checks([]), "backend stub").state == "ok"
