@@ -25,6 +25,7 @@ experiments:
 """
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
 def test_a_study_of_two_engines_ends_in_one_table_and_a_comparison(
@@ -33,7 +34,7 @@ def test_a_study_of_two_engines_ends_in_one_table_and_a_comparison(
     study, output, database = tmp_path / "engines.yaml", tmp_path / "results", tmp_path / "w.duckdb"
     study.write_text(STUDY)
 
-    ran = runner("run", study, "--output", output)
+    ran = runner("run", study, "--output", output, timeout=900)
 
     assert ran.code == 0, ran.stderr
     found = [ExperimentResult.from_json(path) for path in output.glob("*/result.json")]
