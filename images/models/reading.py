@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -18,6 +19,23 @@ from safetensors import SafetensorError
 
 from images.contract.config import TINY_LLAMA, ExperimentConfig
 from images.contract.job import ConfigInvalid, ModelUnavailable
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""By the configuration's name; `auto` is the model's own."""
+
+
+def source_of(config: ExperimentConfig) -> str:
+    """The model's folder, or its name on the hub.
+
+    Raises:
+        ModelUnavailable: there is no model in the folder.
+    """
+    folder = config.model_path
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ModelUnavailable(
+            f"the folder {folder} holds no model (there is no config.json in it).", "Correct the path."
+        )
+    return str(folder or config.model)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ It says nothing meaningful, needs no network, and is the same wherever it is mad
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -51,3 +53,9 @@ def make_model(seed: int, attn_implementation: str | None) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):  # made on the CPU; GPUs are not touched before they are measured
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+def save_model(folder: Path, seed: int, dtype: torch.dtype) -> None:
+    """Model and tokenizer as files in `folder`, for engines that read models from nowhere else."""
+    make_model(seed, None).to(dtype).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
@@ -34,3 +36,15 @@ class HubTokenizer:
                 f"the model's chat template refused a prompt ({error}).", "Set workload.chat_template: off."
             ) from None
         return self.encode(rendered, add_special_tokens=False)
+
+
+def end_ids(configured: int | Sequence[int] | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end an output, the same on every backend.
+
+    Args:
+        configured: as the model's own generation config has them; without them the tokenizer's counts.
+    """
+    chosen = configured if configured is not None else tokenizer.eos_token_id
+    if chosen is None:
+        return ()
+    return (chosen,) if isinstance(chosen, int) else tuple(chosen)

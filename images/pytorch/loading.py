@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,13 +24,12 @@ from transformers import (
 from transformers.distributed import DistributedConfig
 
 from images.contract.config import TINY_LLAMA, ExperimentConfig
-from images.contract.job import ConfigInvalid, ModelUnavailable
+from images.contract.job import ConfigInvalid
 from images.contract.options.pytorch import PytorchOptions
-from images.models.reading import model_commit, reading_model
-from images.models.tiny_llama import make_model, make_tokenizer
+from images.models.reading import DTYPES, model_commit, reading_model, source_of
+from images.models.tiny_llama import make_model, make_tokenizer, save_model
+from images.models.tokenizer import end_ids
 from images.pytorch.device_errors import device_errors
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ def load_models(config: ExperimentConfig, options: PytorchOptions, device: torch
     """
     _refuse_doubles(options.extra)
     tokenizer, model = _load(config, options, device)
-    ends = _end_tokens(model, tokenizer)
+    own_config = model.generation_config
+    ends = frozenset(end_ids(own_config.eos_token_id if own_config is not None else None, tokenizer))
     # A hub's generation_config.json must not change sampling behind the configuration's back.
     model.generation_config = GenerationConfig()
     if options.assistant_model is None:
@@ -119,12 +120,11 @@ def _load(
     if config.model == TINY_LLAMA and options.extra:
         raise ConfigInvalid(f"pytorch.extra has no meaning for {TINY_LLAMA}.", "Remove it, or name a real model.")
     if config.model != TINY_LLAMA:
-        tokenizer, model = _read(_source(config), config, options, device)
+        tokenizer, model = _read(source_of(config), config, options, device)
     elif sharded or options.quantization is not None:
         # transformers does both only to a model that it reads.
         with TemporaryDirectory() as folder:
-            make_model(config.seed, None).to(DTYPES.get(config.dtype, torch.float32)).save_pretrained(folder)
-            make_tokenizer().save_pretrained(folder)
+            save_model(Path(folder), config.seed, DTYPES.get(config.dtype, torch.float32))
             tokenizer, model = _read(folder, config, options, device)
     else:
         with reading_model(config):
@@ -134,15 +134,6 @@ def _load(
     if not sharded and options.quantization is None:
         model.to(device)
     return tokenizer, model
-
-
-def _source(config: ExperimentConfig) -> str:
-    source = str(config.model_path or config.model)
-    if config.model_path is not None and not (config.model_path / "config.json").is_file():
-        raise ModelUnavailable(
-            f"the folder {source} holds no model (there is no config.json in it).", "Correct the path."
-        )
-    return source
 
 
 def _read(
@@ -219,14 +210,6 @@ def _require_same_vocabulary(model: PreTrainedModel, assistant: PreTrainedModel,
             f"the assistant {name} has {sizes[1]} tokens and the model {sizes[0]}: they do not share a tokenizer.",
             "Take an assistant of the model's own family.",
         )
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    chosen = configured if configured is not None else tokenizer.eos_token_id
-    if chosen is None:
-        return frozenset()
-    return frozenset([chosen] if isinstance(chosen, int) else chosen)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

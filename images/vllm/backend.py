@@ -21,13 +21,13 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.transformers_utils.config import get_config
 
 from images.contract.config import TINY_LLAMA, ExperimentConfig
-from images.contract.job import GpuUnusable, JobContext, ModelUnavailable
+from images.contract.job import GpuUnusable, JobContext
 from images.contract.options.vllm import VllmOptions
 from images.harness.backend import Arrivals, Generation, LoadedModel, MemoryUse, Request
 from images.harness.flops import shape_from_config
-from images.models.reading import model_commit, reading_model
-from images.models.tiny_llama import make_model, make_tokenizer
-from images.models.tokenizer import HubTokenizer
+from images.models.reading import DTYPES, model_commit, reading_model, source_of
+from images.models.tiny_llama import save_model
+from images.models.tokenizer import HubTokenizer, end_ids
 from images.vllm.arguments import engine_arguments, prepare_environment
 from images.vllm.delivery import Counts, whole
 from images.vllm.failures import engine_errors
@@ -35,7 +35,6 @@ from images.vllm.observed import not_in_effect, observed_settings
 from images.vllm.reasons import Reasons
 from images.vllm.stream import Mailbox, Stream, run_through, serve_all
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SHUTDOWN_S = 3.0
 
 
@@ -118,7 +117,8 @@ class Backend:
             in_worker = self._llm.collective_rpc("joulehouse_settings")[0]
         engine = self._llm.llm_engine
         engine.logger_manager.stat_loggers.append(self._counts)
-        self._eos_ids = self._end_tokens(tokenizer)
+        configured = self._llm.model_config.try_get_generation_config().get("eos_token_id")
+        self._eos_ids = sorted(set(end_ids(configured, tokenizer)))
         observed = observed_settings(engine.vllm_config, in_worker)
         text_config = self._llm.model_config.hf_text_config
         return LoadedModel(
@@ -136,15 +136,10 @@ class Backend:
         """Folder or hub id; the built-in model is made and saved first, as vLLM reads models from files."""
         config = self._config
         if config.model == TINY_LLAMA:
-            folder = str(Path(self._folder.name, "model"))
-            make_model(config.seed, None).to(_DTYPES.get(config.dtype, torch.float32)).save_pretrained(folder)
-            make_tokenizer().save_pretrained(folder)
-            return folder
-        if config.model_path is not None and not (config.model_path / "config.json").is_file():
-            raise ModelUnavailable(
-                f"the folder {config.model_path} holds no model (there is no config.json in it).", "Correct the path."
-            )
-        return str(config.model_path or config.model)
+            folder = Path(self._folder.name, "model")
+            save_model(folder, config.seed, DTYPES.get(config.dtype, torch.float32))
+            return str(folder)
+        return source_of(config)
 
     def _read(self, source: str) -> tuple[PreTrainedTokenizerBase, Any]:
         """The model's tokenizer and configuration, by which it is known that it is there before an engine starts."""
@@ -160,12 +155,6 @@ class Backend:
         """`auto` is the model's own dtype; vLLM's would halve a model of float32."""
         own = getattr(model_config.get_text_config(), "dtype", None)
         return "float32" if self._config.dtype == "auto" and own == torch.float32 else self._config.dtype
-
-    def _end_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """As the model's generation config has them, else the tokenizer's: the same rule as on every backend."""
-        configured = self._llm.model_config.try_get_generation_config().get("eos_token_id")
-        chosen = configured if configured is not None else tokenizer.eos_token_id
-        return sorted({chosen} if isinstance(chosen, int) else set(chosen or ()))
 
     def _sampling(self, request: Request) -> Any:
         """All that could come from the model's generation config is said here."""
