@@ -25,6 +25,7 @@ METRICS = (
     "total_tokens_per_second",
     "ttft_mean_ms",
     "itl_mean_ms",
+    "tpot_mean_ms",
 )
 """Compared where none is asked for, the headline first."""
 

@@ -201,6 +201,7 @@ def _warnings(
         caches_emptied=all(record.caches_emptied for record in records),
         cached_input_tokens=None if None in cached else sum(count for count in cached if count is not None),
         has_chat_template=records[0].has_chat_template,
+        cut_prompts=records[0].cut_prompts,
         no_meter=facts.no_meter,
         no_baseline=facts.no_baseline,
         lag_p99_ms=lag_p99_ms,

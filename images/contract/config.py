@@ -111,9 +111,14 @@ class ExperimentConfig(Part):
         return _local(self.model) if self.model.startswith(_LOCAL_PREFIXES) else None
 
     @property
+    def drafter(self) -> str | None:
+        """The model that drafts tokens for this one, named as `model` is; None if there is none."""
+        return self.pytorch.assistant_model if self.pytorch else self.vllm.speculative.model if self.vllm else None
+
+    @property
     def drafter_path(self) -> Path | None:
-        """The folder of the model that drafts tokens for this one if it is a local one, else None."""
-        drafter = self.pytorch.assistant_model if self.pytorch else self.vllm.speculative.model if self.vllm else None
+        """The drafter's folder if it is a local one, else None."""
+        drafter = self.drafter
         return _local(drafter) if drafter is not None and drafter.startswith(_LOCAL_PREFIXES) else None
 
     @property

@@ -28,6 +28,7 @@ def find_warnings(
     caches_emptied: bool,
     cached_input_tokens: int | None,
     has_chat_template: bool,
+    cut_prompts: int,
     no_meter: str | None,
     no_baseline: str | None,
     lag_p99_ms: float | None = None,
@@ -37,6 +38,7 @@ def find_warnings(
     Args:
         window_s: length of the measured window (s).
         stamped_requests: requests with latency figures.
+        cut_prompts: prompts longer than workload.max_input_tokens.
         no_meter, no_baseline: why there is none; None if there is one.
         lag_p99_ms: how late the harness handed requests of an open loop over (ms).
     """
@@ -75,6 +77,12 @@ def find_warnings(
         found.append(
             "no_chat_template: the model has a chat template and the prompts were sent without it. "
             "Set workload.chat_template: model, unless plain completion is what you mean to measure."
+        )
+    if cut_prompts:
+        and_template = ", and that of the chat template with it" if config.workload.chat_template == "model" else ""
+        found.append(
+            f"prompts_cut: {cut_prompts} prompts had more than {config.workload.max_input_tokens} tokens and lost "
+            f"their end{and_template}. Raise workload.max_input_tokens, unless answers do not matter."
         )
     return found
 

@@ -47,6 +47,7 @@ class ProcessRecord(Record):
     stamped_requests: int = Field(0, description="requests with latency figures (requests)")
     caches_emptied: bool = True
     has_chat_template: bool = False
+    cut_prompts: int = Field(0, description="of the whole workload, longer than max_input_tokens (prompts)")
     padding_fraction: float | None = Field(None, description="padded positions / all prompt positions computed")
     slots: int | None = Field(None, description="requests that the engine works on at once")
     weights_mb: float | None = Field(None, description="the model's (MB, 10^6 bytes)")

@@ -110,6 +110,7 @@ def measure_process(
                 stamped_requests=len(raw.ttft_ms or ()),
                 caches_emptied=window.caches_emptied,
                 has_chat_template=loaded.tokenizer.has_chat_template,
+                cut_prompts=workload.cut_prompts,
                 padding_fraction=backend.padding_fraction(),
                 slots=loaded.slots or config.batch_size,
                 weights_mb=memory.weights_mb,

@@ -72,15 +72,15 @@ BUILTIN_PROMPTS = len(_TASKS) * len(_TOPICS) * len(_READERS)
 _PASS_STREAM, _LENGTHS_STREAM = 2, 4  # keep these random numbers apart from each other's and all others of the seed
 
 
-def tokenised_prompts(config: ExperimentConfig, tokenizer: Tokenizer, number: int) -> list[list[int]]:
-    """Token ids of the prompts of pass `number` in the source's order, cut at max_input_tokens.
+def tokenised_prompts(config: ExperimentConfig, tokenizer: Tokenizer, number: int) -> tuple[list[list[int]], int]:
+    """Token ids of the prompts of pass `number` in the source's order, and how many were cut at max_input_tokens.
 
     Raises:
         ConfigInvalid: the source has no or too few prompts or a malformed line, or there is no chat template to use.
     """
     workload = config.workload
     if workload.source == "synthetic":
-        return _random_ids(config, tokenizer, number)
+        return _random_ids(config, tokenizer, number), 0
     texts = (
         _builtin_texts(config, number)
         if config.prompt_file is None
@@ -92,7 +92,8 @@ def tokenised_prompts(config: ExperimentConfig, tokenizer: Tokenizer, number: in
         prompts = [tokenizer.encode_chat(text) for text in texts]
     else:
         prompts = [tokenizer.encode(text, add_special_tokens=workload.add_special_tokens) for text in texts]
-    return [ids[: workload.max_input_tokens] for ids in prompts]
+    longest = workload.max_input_tokens
+    return [ids[:longest] for ids in prompts], sum(len(ids) > longest for ids in prompts)
 
 
 def _random_ids(config: ExperimentConfig, tokenizer: Tokenizer, number: int) -> list[list[int]]:

@@ -25,10 +25,12 @@ class PreparedWorkload:
     Attributes:
         prompts_sha256: of each prompt's length and token ids, as little-endian 64-bit integers, in that order. It names
             what goes in: workloads that differ in outputs, arrivals or sampling only have the same one.
+        cut_prompts: how many of them were longer than max_input_tokens.
     """
 
     requests: tuple[Request, ...]
     prompts_sha256: str
+    cut_prompts: int
 
 
 def prepare_workload(config: ExperimentConfig, loaded: LoadedModel) -> PreparedWorkload:
@@ -37,11 +39,11 @@ def prepare_workload(config: ExperimentConfig, loaded: LoadedModel) -> PreparedW
     Raises:
         ConfigInvalid: no or malformed prompts, too few for n_prompts, or too long for the model.
     """
-    requests = _requests_of_pass(config, loaded, number=0)
+    requests, cut_prompts = _requests_of_pass(config, loaded, number=0)
     digest = hashlib.sha256()
     for request in requests:
         digest.update(np.asarray([len(request.token_ids), *request.token_ids], dtype="<i8").tobytes())
-    return PreparedWorkload(_on_schedule(requests, config), digest.hexdigest())
+    return PreparedWorkload(_on_schedule(requests, config), digest.hexdigest(), cut_prompts)
 
 
 def share_of(workload: PreparedWorkload, index: int, config: ExperimentConfig) -> PreparedWorkload:
@@ -67,7 +69,7 @@ def prepare_passes(
 
     Every pass has prompts of its own where the source has that many, so that no cache serves it.
     """
-    later = [_share(_requests_of_pass(config, loaded, number), index, config) for number in range(1, count)]
+    later = [_share(_requests_of_pass(config, loaded, number)[0], index, config) for number in range(1, count)]
     return [workload.requests, *later]
 
 
@@ -121,17 +123,21 @@ def _disguised(
     return requests
 
 
-def _requests_of_pass(config: ExperimentConfig, loaded: LoadedModel, number: int) -> tuple[Request, ...]:
-    """In the order they are handed over; a prompt keeps its output length wherever it stands."""
+def _requests_of_pass(config: ExperimentConfig, loaded: LoadedModel, number: int) -> tuple[tuple[Request, ...], int]:
+    """In the order they are handed over, and how many prompts were cut.
+
+    A prompt keeps its output length wherever it stands.
+    """
     workload = config.workload
-    prompts = tokenised_prompts(config, loaded.tokenizer, number)
+    prompts, cut = tokenised_prompts(config, loaded.tokenizer, number)
     generator = np.random.default_rng([config.seed, _OUTPUTS_STREAM, number])
     outputs = draw_lengths(workload.output_lengths, workload.max_output_tokens, len(prompts), generator)
     _check_fit(prompts, outputs, config, loaded)
-    return tuple(
+    requests = tuple(
         Request(index, tuple(prompts[at]), outputs[at], workload.ignore_eos)
         for index, at in enumerate(_order(prompts, config))
     )
+    return requests, cut
 
 
 def _check_fit(

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -39,11 +39,13 @@ class HubModel:
     Attributes:
         revision: branch, tag or commit; None is the default branch.
         with_code: whether the model's own Python files are wanted, too.
+        is_drafter: it drafts tokens for another model, by whose tokenizer it may go.
     """
 
     name: str
     revision: str | None = None
     with_code: bool = False
+    is_drafter: bool = False
 
 
 def hub_cache() -> Path:
@@ -51,18 +53,29 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE).absolute()
 
 
-def from_hub(config: ExperimentConfig) -> bool:
-    """Whether its job reads a model that comes from the hub."""
-    return config.model != TINY_LLAMA and config.model_path is None and config.backend != "stub"
-
-
 def hub_models(configs: Iterable[ExperimentConfig]) -> list[HubModel]:
-    """Each model and revision once, in the order in which they first appear."""
-    found: dict[tuple[str, str | None], bool] = {}
-    for config in filter(from_hub, configs):
-        key = (config.model, config.model_revision)
-        found[key] = found.get(key, False) or config.trust_remote_code
-    return [HubModel(name, revision, with_code) for (name, revision), with_code in found.items()]
+    """Each model and revision that jobs read from the hub once, in the order in which they first appear."""
+    found: dict[tuple[str, str | None], HubModel] = {}
+    for model in (model for config in configs for model in _named(config)):
+        key = (model.name, model.revision)
+        known = found.get(key, model)
+        found[key] = replace(
+            known,
+            with_code=known.with_code or model.with_code,
+            is_drafter=known.is_drafter and model.is_drafter,
+        )
+    return list(found.values())
+
+
+def _named(config: ExperimentConfig) -> Iterator[HubModel]:
+    """The model and what drafts for it, of those that come from the hub."""
+    if config.backend == "stub":
+        return
+    if config.model != TINY_LLAMA and config.model_path is None:
+        yield HubModel(config.model, config.model_revision, config.trust_remote_code)
+    if config.drafter not in (None, TINY_LLAMA) and config.drafter_path is None:
+        revision = config.pytorch.assistant_model_revision if config.pytorch else None
+        yield HubModel(str(config.drafter), revision, config.trust_remote_code, is_drafter=True)
 
 
 def repository_folder(cache: Path, name: str) -> Path:
@@ -81,7 +94,9 @@ def is_whole(model: HubModel, cache: Path) -> bool:
     if snapshot is None:
         return False
     names = {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()}
-    if not names & {"config.json", "params.json"} or not any(_is_tokenizer(name) for name in names):
+    if not names & {"config.json", "params.json"}:
+        return False
+    if not model.is_drafter and not any(_is_tokenizer(name) for name in names):
         return False
     try:
         weights = weight_files(names, lambda index: indexed_files(snapshot / index))

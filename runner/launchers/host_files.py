@@ -60,7 +60,7 @@ def local_files(config: ExperimentConfig) -> list[Path]:
 def environment(config: ExperimentConfig) -> dict[str, str]:
     """Images have HF_HOME, and with it whatever else engines write, below /tmp; only what lasts is elsewhere."""
     variables = {ENV_LOG_LEVEL: os.environ.get(ENV_LOG_LEVEL, "INFO"), ENV_HF_HUB_OFFLINE: "1"}
-    if hub_cache.from_hub(config):
+    if hub_cache.hub_models([config]):
         variables[ENV_HF_HUB_CACHE] = MODELS_MOUNT
     if _engine_cache(config) is not None:
         variables[ENV_ENGINE_CACHE] = ENGINES_MOUNT
@@ -69,9 +69,9 @@ def environment(config: ExperimentConfig) -> dict[str, str]:
 
 def _hub_models(config: ExperimentConfig, models: Path, uid: int) -> list[HostFile]:
     """What of the hub cache this job reads, and nothing else of it."""
-    if not hub_cache.from_hub(config):
-        return []
-    seen = hub_cache.mounts(config.model, models, MODELS_MOUNT)
+    seen: dict[str, Path] = {}
+    for model in hub_cache.hub_models([config]):
+        seen |= hub_cache.mounts(model.name, models, MODELS_MOUNT)
     if os.getuid() == 0:
         hub_cache.share_with_group(seen.values())
     require_readable(seen.values(), uid)

@@ -34,6 +34,8 @@ _WORDS = {
     "total_tokens_per_second": ("B handles {} fewer tokens/s", "B handles {} more tokens/s"),
     "ttft_mean_ms": ("B's mean TTFT is {} shorter", "B's mean TTFT is {} longer"),
     "itl_mean_ms": ("B's mean ITL is {} shorter", "B's mean ITL is {} longer"),
+    "tpot_mean_ms": ("B's mean TPOT is {} shorter", "B's mean TPOT is {} longer"),
+    "goodput_requests_per_second": ("B has {} less goodput", "B has {} more goodput"),
     "total_inference_time_sec": ("B takes {} less time", "B takes {} more time"),
 }
 

@@ -139,6 +139,7 @@ def test_no_meter_and_no_baseline_are_said_once_with_their_reason() -> None:
         "caches_emptied": True,
         "cached_input_tokens": None,
         "has_chat_template": False,
+        "cut_prompts": 0,
     }
     config = parse_config({"backend": "stub", "measurement": {"warmup": {"enabled": False}}})
     for no_meter, no_baseline, code in (

@@ -25,6 +25,7 @@ CLEAN: dict[str, Any] = {
     "caches_emptied": True,
     "cached_input_tokens": None,
     "has_chat_template": False,
+    "cut_prompts": 0,
     "no_meter": "there is none",
     "no_baseline": None,
 }
@@ -58,6 +59,7 @@ def test_a_clean_run_warns_of_nothing_but_the_missing_meter() -> None:
         ({"caches_emptied": False}, "warm_cache"),
         ({"cached_input_tokens": 1}, "warm_cache"),
         ({"has_chat_template": True}, "no_chat_template"),
+        ({"cut_prompts": 1}, "prompts_cut"),
     ],
 )
 def test_each_condition_gives_its_own_warning_and_no_other(changes: dict[str, Any], code: str) -> None:
@@ -106,6 +108,7 @@ def test_the_warnings_of_a_real_run_are_in_its_result() -> None:
         "not_warmed_up",
         "warm_cache",
         "no_chat_template",
+        "prompts_cut",
     }
 
 

@@ -211,6 +211,10 @@ def test_the_models_chat_template_is_used_only_when_asked_for_and_there() -> Non
     plain = ids(prepare({"max_input_tokens": 100, "add_special_tokens": False}, with_template))
     chat = ids(prepare({"max_input_tokens": 100, "chat_template": "model"}, with_template))
     assert chat == [(1, *prompt, 2) for prompt in plain]
+    assert prepare({"max_input_tokens": 100, "chat_template": "model"}, with_template).cut_prompts == 0
+    shortest = min(map(len, chat))
+    cut = prepare({"max_input_tokens": shortest, "chat_template": "model"}, with_template)
+    assert cut.cut_prompts == sum(len(prompt) > shortest for prompt in chat)
     with pytest.raises(ConfigInvalid, match="has no chat template"):
         prepare({"chat_template": "model"})
 

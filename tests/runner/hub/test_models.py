@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from images.contract.config import ExperimentConfig, parse_config
-from images.contract.job import ExitCode, Interrupted, ModelUnavailable
+from images.contract.job import ENV_HF_HUB_CACHE, MODELS_MOUNT, ExitCode, Interrupted, ModelUnavailable
 from runner.hub import models
 from runner.hub.hub_cache import (
     HubModel,
@@ -31,10 +31,12 @@ from runner.hub.hub_cache import (
     wanted_files,
 )
 from runner.hub.models import prefetch
+from runner.launchers.host_files import environment, seen_of_the_host
 from tests.runner.hub.hub import Hub, serve
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = "company/llama"
+DRAFTER = "company/llama-eagle"
 SECRET = "hf_never-to-be-seen"
 WEIGHTS = 3_000_000
 SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
@@ -108,6 +110,22 @@ def test_the_models_code_comes_only_where_it_is_trusted(hub: Hub, cache: Path) -
     assert "modeling_own.py" not in contents(cache)
     get(cache, config(), config(trust_remote_code=True))
     assert "modeling_own.py" in contents(cache)
+
+
+@pytest.mark.parametrize("model", [MODEL, "builtin:tiny-llama"])
+def test_a_model_that_drafts_comes_along_though_it_has_no_tokenizer(hub: Hub, cache: Path, model: str) -> None:
+    hub.add(MODEL, small_model())
+    hub.add(DRAFTER, {"config.json": b"{}", "model.safetensors": b"x"})
+    drafting = config(model, backend="vllm", vllm={"speculative": {"method": "eagle", "model": DRAFTER}})
+    get(cache, drafting)
+    asked = len(hub.requests)
+    assert get(cache, drafting) == []
+    assert len(hub.requests) == asked, "both are whole"
+
+    seen = {Path(one.target).parent.name for one in seen_of_the_host(drafting, cache, cache, uid=os.getuid())}
+    names = [DRAFTER] if model != MODEL else [DRAFTER, MODEL]
+    assert seen >= {f"models--{name.replace('/', '--')}" for name in names}
+    assert environment(drafting)[ENV_HF_HUB_CACHE] == MODELS_MOUNT
 
 
 def test_another_revision_is_another_download_and_both_stay(hub: Hub, cache: Path) -> None:
