@@ -16,6 +16,7 @@ from rich.console import Console
 
 from images.contract.config import BACKENDS
 from images.contract.job import ExitCode, JobError
+from runner.cluster.render import render_rbac, render_study
 from runner.execute import require_room
 from runner.gpu.leases import lease_folder
 from runner.gpu.settle import check_power_limits
@@ -29,7 +30,7 @@ from runner.options import RESULTS, Asked, asked_study, output_named, output_of,
 from runner.recovery import clear
 from runner.schedule import Summary, is_cleared, run_study
 from runner.studies.record import check, known
-from runner.studies.settings import LauncherName
+from runner.studies.settings import LAUNCHER_NAMES, LauncherName
 from runner.studies.study import Study
 from runner.studies.study_document import study_schema
 from runner.studies.study_file import StudyInvalid
@@ -118,6 +119,20 @@ def plan(everything: bool, **options: Any) -> None:
 
 
 @cli.command()
+@study_options
+@click.option("--allow-tag", is_flag=True, help="Allow images that are named by tag; the result names no digest then.")
+@click.option("--rbac", is_flag=True, help="Print the Role that `runner run --launcher kubernetes` needs instead.")
+def render(allow_tag: bool, rbac: bool, **options: Any) -> None:
+    """Print a study as Kubernetes manifests, for kubectl or GitOps; no cluster is asked."""
+    asked = Asked(**options)
+    if asked.launcher not in (None, "kubernetes"):
+        raise click.UsageError(f"there is nothing to render for --launcher {asked.launcher}; it is for kubernetes")
+    study = asked_study(asked)
+    text = render_rbac(study.kubernetes.namespace) if rbac else render_study(study, allow_tag=allow_tag)
+    click.echo(text, nl=False)
+
+
+@cli.command()
 @click.argument("where", metavar="STUDY.yaml|DIRECTORY", type=click.Path(path_type=Path), default="results")
 @click.option("--json", "json_wanted", is_flag=True, help="One JSON object.")
 def status(where: Path, json_wanted: bool) -> None:
@@ -160,7 +175,7 @@ def stop(where: Path, now: bool, name: str | None) -> None:
 @cli.command()
 @click.argument("where", metavar="[STUDY.yaml]", type=click.Path(path_type=Path), required=False)
 @click.option("--backend", type=click.Choice(BACKENDS), help="Without a study file: the engine that must be ready.")
-@click.option("--launcher", type=click.Choice(["docker", "local"]), help="Without a study file: where jobs would run.")
+@click.option("--launcher", type=click.Choice(LAUNCHER_NAMES), help="Without a study file: where jobs would run.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where results would go.  [default: as runner run]")
 def doctor(where: Path | None, backend: str | None, launcher: LauncherName | None, output: Path | None) -> None:
     """Check what a study needs here - Docker, GPUs, images, disk, models - and say what to do about the rest."""

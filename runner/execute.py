@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from images.contract.job import ExitCode, JobContext, JobError
 from images.contract.progress import JobProgress
-from images.contract.scheduling import AdaptiveCycles, Scheduling
+from images.contract.scheduling import AdaptiveCycles, Scheduling, block_name
 from runner.gpu.gpus import list_processes
 from runner.gpu.neighbours import Neighbourhood
 from runner.gpu.slots import Lease
@@ -19,7 +19,6 @@ from runner.interrupt import Stop
 from runner.launchers import Ended, Identity, Launcher, LaunchFailed, Running, Slot
 from runner.layout import Attempt, Layout
 from runner.outcome import GivenUp, Outcome, conclude, stalled, timed_out, unstarted
-from runner.studies.plan import block_name
 from runner.studies.study import Job, Study
 from runner.view.progress import Progress
 

@@ -18,7 +18,7 @@ from images.contract.config import BACKENDS, ExperimentConfig, parse_config
 from images.contract.job import ConfigInvalid
 from images.contract.scheduling import Placement
 from runner.layout import slug
-from runner.studies.settings import LauncherName, LauncherSettings, Retries, Size, Timeouts
+from runner.studies.settings import LAUNCHER_NAMES, LauncherName, LauncherSettings, Retries, Size, Timeouts
 from runner.studies.study import Experiment, Study
 from runner.studies.study_file import load_study
 
@@ -70,7 +70,7 @@ _OPTIONS = (
     click.option("--study", help="Name that groups the cycles.  [default: run-<time>]"),
     click.option("--cycles", type=click.IntRange(min=1), help="Repetitions.  [default: the study's, or 3]"),
     click.option(
-        "--launcher", type=click.Choice(["docker", "local"]), help="Where jobs run.  [default: the study's, or docker]"
+        "--launcher", type=click.Choice(LAUNCHER_NAMES), help="Where jobs run.  [default: the study's, or docker]"
     ),
     click.option(
         "--output",

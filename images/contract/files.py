@@ -153,10 +153,10 @@ def save_directory(output_dir: Path, name: str, documents: Mapping[str, str], ta
     scratch.mkdir()
     try:
         for file, text in documents.items():
-            _write_synced(scratch / file, text.encode())
+            write_synced(scratch / file, text.encode())
         for file, table in tables.items():
             write_table(scratch / file, table, file)
-        _sync(scratch)
+        sync(scratch)
         return publish(scratch, output_dir, name)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -178,7 +178,7 @@ def publish(folder: Path, output_dir: Path, name: str) -> Path:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 continue  # another writer was faster
             raise
-        _sync(output_dir)
+        sync(output_dir)
         return target
     raise AssertionError("unreachable: candidates never end")
 
@@ -192,12 +192,12 @@ def write_atomic(path: Path, text: str, *, synced: bool = False) -> None:
     scratch = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
         if synced:
-            _write_synced(scratch, text.encode())
+            write_synced(scratch, text.encode())
         else:
             scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
         if synced:
-            _sync(path.parent)
+            sync(path.parent)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
@@ -211,7 +211,7 @@ def write_table(path: Path, table: Table, kind: str) -> None:
         OSError: cannot be written.
     """
     pq.write_table(_conform(table, SIDECAR_SCHEMAS[kind], kind), path, compression="zstd")
-    _sync(path)
+    sync(path)
 
 
 def remove_folder(folder: Path) -> None:
@@ -366,14 +366,16 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a whole file, also so that it is there after the host has lost power."""
     with path.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder written to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -14,12 +14,17 @@ from pydantic_core import from_json, to_json
 
 from images.contract.scheduling import Scheduling
 
-CONTRACT_VERSION = "4"
+CONTRACT_VERSION = "5"
 
-# What an image is started with: IMAGE --config FILE --output DIR [--context FILE].
+# What an image is started with: IMAGE --config FILE --output DIR [--context FILE], and where no runner shares a disk
+# with the job, [--publish PLACE [--keep-going] [--tries N]] [--report FILE].
 ARG_CONFIG = "--config"
 ARG_CONTEXT = "--context"
 ARG_OUTPUT = "--output"
+ARG_PUBLISH = "--publish"
+ARG_KEEP_GOING = "--keep-going"
+ARG_TRIES = "--tries"
+ARG_REPORT = "--report"
 
 # Where things are inside a container.
 RESULTS_MOUNT = "/results"
@@ -33,6 +38,9 @@ PROGRESS_FILE = "progress.json"
 
 # Environment variables that a job reads.
 ENV_LOG_LEVEL = "JOULEHOUSE_LOG_LEVEL"
+ENV_NODE = "JOULEHOUSE_NODE"
+ENV_POD = "JOULEHOUSE_POD"
+"""Names of machine and pod, where only the environment can tell them; a pod's is that of this try, too."""
 ENV_HF_HUB_CACHE = "HF_HUB_CACHE"
 ENV_HF_HUB_OFFLINE = "HF_HUB_OFFLINE"
 ENV_ENGINE_CACHE = "JOULEHOUSE_ENGINE_CACHE"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +12,12 @@ from images.contract.parts import Record, UtcDatetime
 
 Order = Literal["shuffled", "interleaved", "sequential"]
 Placement = Literal["block", "any"]
+
+
+def block_name(cycle: int, gpu_uuids: Iterable[str]) -> str:
+    """The block's name: its cycle and a short name of its GPU set, whatever the order of the GPUs."""
+    uuids = sorted(gpu_uuids)
+    return f"c{cycle:03d}-{hashlib.sha256(','.join(uuids).encode()).hexdigest()[:8] if uuids else 'cpu'}"
 
 
 class Neighbour(Record):

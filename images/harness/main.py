@@ -27,8 +27,14 @@ from images.contract.failure import JobFailure
 from images.contract.job import (
     ARG_CONFIG,
     ARG_CONTEXT,
+    ARG_KEEP_GOING,
     ARG_OUTPUT,
+    ARG_PUBLISH,
+    ARG_REPORT,
+    ARG_TRIES,
     ENV_LOG_LEVEL,
+    ENV_NODE,
+    ENV_POD,
     PROGRESS_FILE,
     RESULTS_MOUNT,
     ConfigInvalid,
@@ -42,6 +48,7 @@ from images.contract.job import (
 )
 from images.harness.measure import measure
 from images.harness.progress import ProgressFile
+from images.harness.publishing.delivery import Delivery
 from images.harness.ranks import raw_kept_unless_saved
 
 log = logging.getLogger(__name__)
@@ -73,9 +80,10 @@ class _LogTail(logging.Handler):
 class Job:
     """What is known of this job, so that a failure at any moment can be written down."""
 
-    def __init__(self, backend: str, output: Path) -> None:
+    def __init__(self, backend: str, output: Path, delivery: Delivery) -> None:
         self.backend = backend
         self.output = output
+        self.delivery = delivery
         self.started = datetime.now(UTC)
         self.experiment_id = files.new_experiment_id(self.started)
         self.raw_config: dict[str, Any] | None = None
@@ -86,7 +94,11 @@ class Job:
         self._main_is_ending = threading.Event()
 
     def fail(self, error: JobError) -> int:
-        """Write failure.json, say why in one line, and return the exit code."""
+        """Write failure.json, say why in one line, deliver both, and return the exit code."""
+        return self.delivery.failure(error, self.write_failure(error), self.experiment_id)
+
+    def write_failure(self, error: JobError) -> Path | None:
+        """The directory with failure.json; None if it could not be written."""
         log.error("%s", error)
         failure = JobFailure(
             experiment_id=self.experiment_id,
@@ -105,10 +117,10 @@ class Job:
             time=datetime.now(UTC),
         )
         try:
-            failure.save(self.output)
+            return failure.save(self.output).parent
         except (OSError, ValueError) as problem:
             log.error("failure.json could not be written: %s", problem)
-        return int(error.exit_code)
+            return None
 
     def watch_for_termination(self) -> None:
         """End this job within 5 s of SIGTERM or SIGINT, also when the main thread never returns.
@@ -145,7 +157,7 @@ class Job:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         time.sleep(max(deadline - time.monotonic(), 0.0))
         self.begin_end()
-        self.fail(Interrupted("terminated from outside while a call did not return.", "Run it again."))
+        self.write_failure(Interrupted("terminated from outside while a call did not return.", "Run it again."))
         self.progress.close()
         os._exit(int(ExitCode.INTERRUPTED))
 
@@ -158,7 +170,8 @@ def main(backend_module: str, arguments: Sequence[str] | None = None) -> NoRetur
             hangs is a failure like any other.
     """
     options = _parse(backend_module, arguments)
-    job = Job(backend_module.split(".")[1], options.output)
+    delivery = Delivery(options.publish, options.report, options.keep_going, options.tries)
+    job = Job(backend_module.split(".")[1], options.output, delivery)
     _set_up_logging(job)
     _check_output(options.output)
     try:
@@ -184,6 +197,10 @@ def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
             f"the configuration is for backend '{config.backend}', this image runs '{job.backend}'.",
             "Start the other image, or set backend.",
         )
+    config_hash = job.context.measurement_config_hash or config.measurement_config_hash()
+    if (context := job.delivery.begin(job.context, config_hash)) is None:
+        return int(ExitCode.OK)
+    job.context = context
     job.progress.phase("start")
     backend = import_module(backend_module).Backend()
     with raw_kept_unless_saved(job.output, job.experiment_id):
@@ -195,7 +212,8 @@ def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
             raise MeasurementFailed(
                 f"the result cannot be written to {job.output} ({error.strerror}).", "Make room there and run it again."
             ) from None
-    log.info("saved %s", path)
+        log.info("saved %s", path)
+        job.delivery.result(path.parent, job.experiment_id)
     return int(ExitCode.OK)
 
 
@@ -206,6 +224,10 @@ def _parse(backend_module: str, arguments: Sequence[str] | None) -> argparse.Nam
     parser.add_argument(ARG_CONFIG, type=Path, required=True, help="ExperimentConfig as a JSON file")
     parser.add_argument(ARG_CONTEXT, type=Path, help="JobContext as a JSON file")
     parser.add_argument(ARG_OUTPUT, type=Path, default=Path(RESULTS_MOUNT), help="where the result directory goes")
+    parser.add_argument(ARG_PUBLISH, metavar="PLACE", help="publish it from there to a folder or s3://bucket/prefix")
+    parser.add_argument(ARG_KEEP_GOING, action="store_true", help="exit with 0 after a failure that is published")
+    parser.add_argument(ARG_TRIES, type=int, metavar="N", help="most tries at the cycle in PLACE")
+    parser.add_argument(ARG_REPORT, type=Path, metavar="FILE", help="where a last word goes, as JSON")
     return parser.parse_args(arguments)
 
 
@@ -247,10 +269,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _read_context(path: Path | None) -> JobContext:
+    own = {name: value for name, key in (("node", ENV_NODE), ("pod", ENV_POD)) if (value := os.environ.get(key))}
     if path is None:
-        return JobContext()
+        return JobContext(**own)
     try:
-        return JobContext.model_validate(_read(path))
+        return JobContext.model_validate({**_read(path), **own})
     except ValidationError as error:
         raise ConfigInvalid(
             f"{path} is not a job context: {error.errors()[0]['msg']}.", "Let the runner write it."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from images.contract.gpus import VISIBLE_DEVICES
 from images.contract.job import JobContext
 from images.contract.process import ProcessData
 from images.contract.result import ExperimentResult
+from images.contract.scheduling import block_name
 from images.harness.backend import Backend
 from images.harness.baseline import BaselineFailed, measure_baseline
 from images.harness.environment import snapshot_environment
@@ -62,6 +64,13 @@ class _Idle:
             return None
 
 
+def _block(context: JobContext, gpu_uuids: Sequence[str]) -> str | None:
+    """Where whoever placed the job could not know the GPUs: the block is that of those it got."""
+    scheduling = context.scheduling
+    in_blocks = scheduling is not None and scheduling.placement == "block"
+    return block_name(context.cycle, gpu_uuids) if in_blocks else None
+
+
 def measure(
     config: ExperimentConfig,
     context: JobContext,
@@ -83,7 +92,9 @@ def measure(
     clock = SystemClock()
     config_hash = context.measurement_config_hash or config.measurement_config_hash()
     gpus = find_gpus(config, context, clock)
-    context = context.model_copy(update={"gpu_uuids": gpus.uuids})
+    context = context.model_copy(
+        update={"gpu_uuids": gpus.uuids, "block": context.block or _block(context, gpus.uuids)}
+    )
     environment = with_gpus(snapshot_environment(context, backend.packages), gpus)
     if config.measurement.cool_down.max_temperature_c is not None:
         progress.phase("cool_down")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -70,12 +69,6 @@ def _gpu_set(
 ) -> tuple[str, ...] | None:
     """Where any of the cycles was begun; in sequential order a unit has several."""
     return next((begun[job.cycle, n_gpus] for job in jobs if (job.cycle, n_gpus) in begun), None)
-
-
-def block_name(cycle: int, gpu_uuids: Iterable[str]) -> str:
-    """The block's name: its cycle and a short name of its GPU set, whatever the order of the GPUs."""
-    uuids = sorted(gpu_uuids)
-    return f"c{cycle:03d}-{hashlib.sha256(','.join(uuids).encode()).hexdigest()[:8] if uuids else 'cpu'}"
 
 
 def check_gpus(study: Study, n_here: int) -> None:

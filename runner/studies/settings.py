@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from images.contract.result import ExperimentResult
 
-LauncherName = Literal["docker", "local"]
+LauncherName = Literal["docker", "local", "kubernetes"]
+LAUNCHER_NAMES: tuple[LauncherName, ...] = ("docker", "local", "kubernetes")
 
 
 def _size(text: str) -> str:
@@ -59,7 +60,7 @@ class Adaptive(Part):
 class LauncherSettings(Part):
     """Where jobs run, and on what."""
 
-    name: LauncherName = Field("docker", description="containers or processes of this host")
+    name: LauncherName = Field("docker", description="containers or processes of this host, or a cluster")
     memory: Size | None = Field(None, description="most memory of a container, as Docker writes it (8g)")
     gpus: Literal["auto", "none"] = Field(
         "auto", description="auto: as many as each experiment needs, where there are any"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from images.contract.config import ExperimentConfig
 from images.contract.scheduling import Order, Placement
+from runner.studies.cluster_settings import KubernetesSettings
 from runner.studies.settings import Adaptive, CoolDown, LauncherSettings, Retries, Timeouts
 
 
@@ -42,6 +43,7 @@ class Study:
     timeouts: Timeouts = field(default_factory=Timeouts)
     retries: Retries = field(default_factory=Retries)
     cool_down: CoolDown = field(default_factory=CoolDown)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     from_file: bool = False
 
 

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from images.contract.config import BACKENDS, ExperimentConfig
 from images.contract.scheduling import Order, Placement
+from runner.studies.cluster_settings import KubernetesSettings
 from runner.studies.settings import Adaptive, CoolDown, LauncherSettings, Part, Retries, Timeouts
 from runner.studies.study_check import section
 
@@ -56,6 +57,7 @@ class StudyHeader(Part):
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     cool_down: CoolDown = CoolDown()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
 
 class FixedCycles(Part):

@@ -111,6 +111,7 @@ def _study(root: Node, folder: Path, problems: Problems) -> Study | None:
         timeouts=header.timeouts,
         retries=header.retries,
         cool_down=header.cool_down,
+        kubernetes=header.kubernetes,
         from_file=True,
     )
 

@@ -22,9 +22,8 @@ from images.contract.config import ExperimentConfig
 from images.contract.failure import JobFailure
 from images.contract.parts import EnergyBreakdown, EnergyMetrics, RawProcessResult, Timestamps
 from images.contract.result import ExperimentResult
-from images.contract.scheduling import Scheduling
+from images.contract.scheduling import Scheduling, block_name
 from images.contract.work import Workload
-from runner.studies.plan import block_name
 from tests.bench.recordings import OUTPUT_TOKENS, WINDOW_S, Recording, joules
 
 _MODELS = ["org/model-1b", "org/model-3b", "org/model-8b", "org/model-14b", "org/model-32b"]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from images.contract.job import GpuUnusable
-from runner.studies.plan import Unit, block_name, check_gpus, explain_capacity, most_at_once, plan_units
+from images.contract.scheduling import block_name
+from runner.studies.plan import Unit, check_gpus, explain_capacity, most_at_once, plan_units
 from runner.studies.settings import Adaptive, LauncherSettings
 from runner.studies.study import Study
 from tests.runner.sample_studies import experiment, study

@@ -1,0 +1,78 @@
+"""A place that jobs publish to by themselves: each cycle of a study counts once, however often it is tried.
+
+PLACE/{directory}/                     a result or a failure, as `save` makes it
+PLACE/.published/{hash}-c001.json      a Manifest: the one try that counts for this cycle
+PLACE/.uploads/{experiment_id}/        files on their way
+PLACE/.begun/{hash}-c001/{try}         a try that began
+
+Readers pass over dot names, so what is on its way is never taken for a result. A place is a folder, or a prefix in
+object storage (``s3://bucket/prefix``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError
+
+from images.contract import files
+from images.contract.parts import Record
+
+UPLOADS = ".uploads"
+_PUBLISHED = ".published"
+_BEGUN = ".begun"
+
+
+class StoredFile(Record):
+    name: str
+    size_bytes: int
+    sha256: str = Field(description="of its content, 64 hex digits")
+
+
+class Manifest(Record):
+    """One published directory."""
+
+    experiment_id: str
+    directory: str = Field(description="its name in the place")
+    files: list[StoredFile] = Field(description="the one that makes it count stands last")
+
+    @classmethod
+    def of(cls, directory: Path, experiment_id: str) -> Self:
+        """Of a finished directory.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        marks = (files.RESULT_FILE, files.FAILURE_FILE)
+        paths = sorted(directory.iterdir(), key=lambda path: (path.name in marks, path.name))
+        return cls(experiment_id=experiment_id, directory=directory.name, files=[_stored(path) for path in paths])
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self | None:
+        """None if it is no manifest."""
+        try:
+            return cls.model_validate_json(raw)
+        except ValidationError:
+            return None
+
+
+def claim_key(config_hash: str, cycle: int) -> str:
+    """Key of the manifest of the try that counts."""
+    return f"{_PUBLISHED}/{_cell(config_hash, cycle)}.json"
+
+
+def begun_key(config_hash: str, cycle: int, attempt: str = "") -> str:
+    """Key of the mark of a try; the folder of all of a cycle's without one."""
+    return f"{_BEGUN}/{_cell(config_hash, cycle)}/{attempt}"
+
+
+def _cell(config_hash: str, cycle: int) -> str:
+    return f"{config_hash}-c{cycle:03d}"
+
+
+def _stored(path: Path) -> StoredFile:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return StoredFile(name=path.name, size_bytes=path.stat().st_size, sha256=digest)

@@ -1,0 +1,1 @@
+"""A job's result or failure goes to a place by itself, where nobody on the host waits for it."""

@@ -1,0 +1,143 @@
+"""A prefix in object storage that speaks S3. Endpoint, region and credentials are those that AWS tools use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore import exceptions
+from obstore.store import S3Store
+
+from images.contract.publication import UPLOADS, Manifest
+from images.harness.publishing.place import PlaceAway, PlaceUnusable
+
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_CONNECT_S = 5
+_REQUEST_S = 60
+_RETRY_FOR = timedelta(minutes=3)
+_MAX_RETRIES = 10
+
+
+class Bucket:
+    """
+    Args:
+        address: s3://bucket/prefix.
+        retry_for: how long a request that fails is made again.
+
+    Raises:
+        PlaceUnusable: the address or the settings for it make no sense.
+    """
+
+    def __init__(self, address: str, retry_for: timedelta = _RETRY_FOR) -> None:
+        self._address = address.rstrip("/")
+        endpoint = next((os.environ[name] for name in _ENDPOINT_VARIABLES if os.environ.get(name)), None)
+        settings: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
+        try:
+            self._store = S3Store.from_url(
+                self._address,
+                **settings,
+                checksum_algorithm="SHA256",  # so that what arrives is what was sent
+                client_options={
+                    "allow_http": endpoint is not None and endpoint.startswith("http://"),
+                    "connect_timeout": timedelta(seconds=_CONNECT_S),
+                    "timeout": timedelta(seconds=_REQUEST_S),
+                },
+                retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": retry_for},
+            )
+        except (ValueError, exceptions.BaseError) as error:
+            raise PlaceUnusable(
+                f"{self._address} cannot be published to ({_first_line(error)}).",
+                "Give s3://bucket/prefix, and settings as AWS tools have them.",
+            ) from None
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._failing():
+            try:
+                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+            except exceptions.AlreadyExistsError:
+                # It may be ours: the answer to a try before this one was lost.
+                return self.read(key) == data
+        return True
+
+    def read(self, key: str) -> bytes | None:
+        with self._failing():
+            try:
+                return bytes(obstore.get(self._store, key).bytes())
+            except FileNotFoundError:
+                self._require_bucket()
+                return None
+
+    def names(self, folder: str) -> Sequence[str]:
+        with self._failing():
+            return sorted(Path(one["path"]).name for one in obstore.list(self._store, folder).collect())
+
+    def remove(self, key: str) -> None:
+        with self._failing():
+            obstore.delete(self._store, key)
+
+    def bring(self, directory: Path, manifest: Manifest) -> None:
+        with self._failing():
+            for file in manifest.files:
+                obstore.put(self._store, _on_its_way(manifest, file.name), directory / file.name)
+
+    def finish(self, manifest: Manifest) -> None:
+        *sidecars, last = (file.name for file in manifest.files)
+        target = f"{manifest.directory}/{last}"
+        with self._failing():
+            try:
+                document = bytes(obstore.get(self._store, _on_its_way(manifest, last)).bytes())
+                for name in sidecars:
+                    obstore.copy(self._store, _on_its_way(manifest, name), f"{manifest.directory}/{name}")
+            except FileNotFoundError:
+                if self.read(target) is None:
+                    raise
+                return  # another one was faster
+            if not self.create(target, document):
+                raise PlaceUnusable(
+                    f"{self._address}/{manifest.directory} is another result's.",
+                    "Publish each study to its own prefix.",
+                )
+        self.drop(manifest)
+
+    def drop(self, manifest: Manifest) -> None:
+        with self._failing():
+            obstore.delete(self._store, [_on_its_way(manifest, file.name) for file in manifest.files])
+
+    def _require_bucket(self) -> None:
+        """A bucket that is not there, and a key that is not there, are the same error."""
+        obstore.list_with_delimiter(self._store, UPLOADS)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
+            raise PlaceUnusable(
+                f"access to {self._address} is denied.",
+                "Correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the role; it must allow to list, read, write and "
+                "delete below the prefix.",
+            ) from None
+        except exceptions.BaseError as error:
+            text = str(error)
+            if "NoSuchBucket" in text:
+                raise PlaceUnusable(
+                    f"there is no bucket for {self._address}.", "Make it, or correct the address or AWS_ENDPOINT_URL."
+                ) from None
+            raise PlaceAway(
+                f"{self._address} does not answer as it should ({_first_line(error)}).",
+                "Check the network and AWS_ENDPOINT_URL; run again.",
+            ) from None
+
+
+def _on_its_way(manifest: Manifest, name: str) -> str:
+    return f"{UPLOADS}/{manifest.experiment_id}/{name}"
+
+
+def _first_line(error: Exception) -> str:
+    """Without what may repeat a secret: the rest of the library's text is the request."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

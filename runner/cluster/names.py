@@ -1,0 +1,58 @@
+"""Names and labels of what is ours in a cluster. The same study always has the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from runner.studies.study import Study
+
+APP = "joulehouse"
+STUDY = f"{APP}.io/study"
+STUDY_ID = f"{APP}.io/study-id"
+CYCLE = f"{APP}.io/cycle"
+CONFIG_HASH = f"{APP}.io/config-hash"
+BACKEND = f"{APP}.io/backend"
+STUDY_NAME = f"{APP}.io/study-name"
+"""Annotation: the name as it was written, which a label cannot hold."""
+_LONGEST = 50
+"""So that a pod's name, which gets an index and five letters more, is a host name (63)."""
+
+
+def study_id(study: str) -> str:
+    """Tells studies apart whose names look alike once they are labels."""
+    return hashlib.sha256(study.encode()).hexdigest()[:8]
+
+
+def job_name(study: str, *parts: str) -> str:
+    """``{study}-{id}-{parts}``, a host name; of a long study name its beginning."""
+    tail = "-".join((study_id(study), *parts))
+    head = _host_name(study)[: _LONGEST - len(tail) - 1].strip("-")
+    return f"{head}-{tail}" if head else f"s-{tail}"
+
+
+def labels(study: Study, further: dict[str, str] | None = None) -> dict[str, str]:
+    """Of everything that belongs to a study."""
+    return {
+        "app.kubernetes.io/name": APP,
+        "app.kubernetes.io/component": "job",
+        "app.kubernetes.io/managed-by": "joulehouse-runner",
+        "app.kubernetes.io/instance": _label(study.name),
+        STUDY: _label(study.name),
+        STUDY_ID: study_id(study.name),
+        **(further or {}),
+    }
+
+
+def container_name(position: int, experiment: str) -> str:
+    """Of the n-th job in a pod, from 1; unique in it."""
+    name = f"e{position:03d}-{_host_name(experiment)}"
+    return name[:_LONGEST].strip("-")
+
+
+def _host_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _label(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:63].strip("-_.")

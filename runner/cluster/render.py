@@ -1,0 +1,75 @@
+"""Manifests as text: a study's, and the Role that its runner needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from images.contract.job import ConfigInvalid
+from runner.cluster import names
+from runner.cluster.images import study_images
+from runner.cluster.manifests import ClusterJob, cluster_jobs
+from runner.cluster.pods import Manifest
+from runner.studies.study import Study
+
+_RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("batch", ("jobs",), ("create", "delete", "get", "list", "watch")),
+    ("", ("configmaps",), ("create", "delete", "get", "list")),
+    ("", ("pods",), ("get", "list", "watch")),
+    ("", ("pods/log", "resourcequotas", "persistentvolumeclaims"), ("get", "list")),
+    ("", ("events",), ("list",)),
+)
+
+
+def render_study(study: Study, *, allow_tag: bool) -> str:
+    """Everything that `kubectl apply` needs to run the study; of an adaptive one its pilot.
+
+    Raises:
+        ConfigInvalid: something that a cluster needs to know is not said.
+    """
+    jobs = study_jobs(study, range(1, first_cycles(study) + 1), allow_tag=allow_tag)
+    return _text(manifest for job in jobs for manifest in (job.inputs, job.manifest))
+
+
+def study_jobs(study: Study, cycles: Iterable[int], *, allow_tag: bool) -> list[ClusterJob]:
+    """
+    Raises:
+        ConfigInvalid: something that a cluster needs to know is not said.
+    """
+    if study.kubernetes.results is None:
+        raise ConfigInvalid(
+            "nothing says where results go.",
+            "Write kubernetes.results: pvc://CLAIM, or s3://BUCKET/PREFIX, into the study file.",
+        )
+    images = study_images(study, allow_tag=allow_tag)
+    return cluster_jobs(study, list(cycles), images, on_cpu=study.launcher.gpus == "none")
+
+
+def first_cycles(study: Study) -> int:
+    """How many cycles are known to be wanted: all, or the pilot's."""
+    return study.cycles if isinstance(study.cycles, int) else study.cycles.min
+
+
+def render_rbac(namespace: str | None) -> str:
+    """A Role for `runner run --launcher kubernetes`, to be bound to whoever runs it. Nothing of it is cluster-wide."""
+    place = {} if namespace is None else {"namespace": namespace}
+    about = {"name": f"{names.APP}-runner", **place, "labels": {"app.kubernetes.io/name": names.APP}}
+    rules = [
+        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)} for group, resources, verbs in _RULES
+    ]
+    return _text([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": about, "rules": rules}])
+
+
+class _Dumper(yaml.SafeDumper):
+    """Every mapping is written in full where it stands."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def _text(manifests: Iterable[Manifest]) -> str:
+    return yaml.dump_all(
+        manifests, Dumper=_Dumper, sort_keys=False, explicit_start=True, width=10_000, allow_unicode=True
+    )

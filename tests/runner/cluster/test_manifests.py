@@ -1,0 +1,242 @@
+"""Manifests hold what a strict API server asks for, and what no schema sees."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import product
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from images.contract.config import parse_config
+from images.contract.job import ConfigInvalid, JobContext
+from runner.cluster.manifests import inputs_of
+from runner.cluster.pods import INPUTS_MOUNT
+from runner.cluster.render import render_rbac, render_study
+from runner.studies.plan import plan_units
+from runner.studies.settings import Adaptive, LauncherSettings
+from runner.studies.study import Study
+from tests.runner.cluster.cluster_studies import DIGEST, IMAGES, cluster_study, containers, jobs, manifests, pod
+from tests.runner.sample_studies import experiment
+
+VERSIONS = ("1.36", kubernetes_validate.latest_version())
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+EVERYTHING: dict[str, Any] = {
+    "results": "s3://bucket/prefix",
+    "endpoint_url": "http://storage:9000",
+    "credentials_secret": "s3",
+    "token_secret": "hub",
+    "models_claim": "models",
+    "image_pull_secrets": ["registry"],
+    "service_account": "bench",
+    "run_as_user": None,
+    "node_selector": {"gpu": "h100"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "priority_class": "low",
+    "queue": "gpus",
+    "labels": {"cost-centre": "42"},
+    "keep_s": 3600,
+}
+LONG = "A very long study name, as people who want to say everything in it write"[:60]
+
+
+def studies() -> list[Study]:
+    found = []
+    for placement, settings, exclusive in product(("block", "any"), ({}, EVERYTHING), (False, True)):
+        launcher = LauncherSettings(exclusive=exclusive)
+        found.append(cluster_study("a", "b", placement=placement, kubernetes=settings, launcher=launcher))
+    return [
+        *found,
+        cluster_study("alone"),
+        cluster_study("a", "b", order="sequential"),
+        cluster_study("a", cycles=Adaptive()),
+    ]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_manifest_is_what_a_strict_api_server_takes(version: str) -> None:
+    documents = [one for study in studies() for one in manifests(study)]
+    documents += yaml.safe_load_all(render_rbac("bench"))
+    assert {one["kind"] for one in documents} == {"Job", "ConfigMap", "Role"}
+    for document in documents:
+        kubernetes_validate.validate(document, version, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(documents[1] | {"specs": {}}, version, strict=True)
+
+
+def test_names_fit_wherever_kubernetes_puts_them_and_tell_studies_apart() -> None:
+    seen = set()
+    for name in (LONG, "a.b", "a-b", "x" * 60, "_"):
+        for placement in ("block", "any"):
+            base = cluster_study("A=1, b", "0", placement=placement)
+            study = Study(name, base.experiments, 3, placement=placement, kubernetes=base.kubernetes)
+            for job in jobs(study):
+                own = job["metadata"]["name"]
+                assert HOST_NAME.fullmatch(own)
+                assert HOST_NAME.fullmatch(f"{own}-99999-abcde"), "its pods' names"
+                assert own not in seen
+                seen.add(own)
+                tasks = [one["name"] for one in containers(job)]
+                assert all(HOST_NAME.fullmatch(task) for task in tasks)
+                assert len(set(tasks)) == len(tasks)
+                labels = job["metadata"]["labels"] | job["spec"]["template"]["metadata"]["labels"]
+                assert all(LABEL.fullmatch(value) for value in labels.values())
+                assert job["metadata"]["annotations"]["joulehouse.io/study-name"] == name
+    assert len(seen) == 5 * (3 + 2)
+
+
+def test_a_blocks_containers_stand_in_the_blocks_order_and_ask_for_the_same_gpus() -> None:
+    study = cluster_study("a", "b", "c", cycles=5)
+    made = jobs(study)
+    orders = [[job.experiment.name for job in unit.jobs] for unit in plan_units(study, range(1, 6))]
+    assert len(made) == 5
+    assert len({tuple(order) for order in orders}) > 1, "each block has an order of its own"
+    for job, order in zip(made, orders, strict=True):
+        assert [context(one, job, study)["experiment"] for one in containers(job)] == order
+        assert [context(one, job, study)["scheduling"]["position"] for one in containers(job)] == [1, 2, 3]
+        assert len(pod(job)["initContainers"]) == 2
+        assert {one["resources"]["limits"]["nvidia.com/gpu"] for one in containers(job)} == {"1"}
+        assert all("--keep-going" in one["args"] for one in containers(job))
+
+
+def context(container: dict[str, Any], job: dict[str, Any], study: Study, index: int = 0) -> dict[str, Any]:
+    """What the job of that container is told, read as the job reads it."""
+    arguments = container["args"]
+    inputs = next(
+        inputs_of(one)
+        for one in manifests(study)
+        if one["kind"] == "ConfigMap"
+        and one["metadata"] == {**one["metadata"], "name": pod(job)["volumes"][0]["configMap"]["name"]}
+    )
+    path = arguments[arguments.index("--context") + 1].replace("$(JOULEHOUSE_INDEX)", str(index))
+    config = parse_config(inputs[arguments[arguments.index("--config") + 1].removeprefix(f"{INPUTS_MOUNT}/")])
+    told = inputs[path.removeprefix(f"{INPUTS_MOUNT}/")]
+    assert JobContext.model_validate(told).measurement_config_hash == config.measurement_config_hash()
+    return told
+
+
+def test_without_blocks_every_index_is_a_cycle_and_only_what_may_go_better_is_tried_again() -> None:
+    study = cluster_study("a", "b", cycles=4, placement="any", launcher=LauncherSettings(max_parallel=3))
+    for job, name in zip(jobs(study), ("a", "b"), strict=True):
+        spec = job["spec"]
+        assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 3)
+        told = [context(containers(job)[0], job, study, index) for index in range(4)]
+        assert [(one["experiment"], one["cycle"]) for one in told] == [(name, cycle) for cycle in (1, 2, 3, 4)]
+        rules = {rule["action"]: rule for rule in spec["podFailurePolicy"]["rules"]}
+        assert next(iter(rules)) == "Ignore", "a drained node is looked at before any exit code"
+        assert rules["FailIndex"]["onExitCodes"]["values"] == [10, 12, 137]
+        assert rules["FailJob"]["onExitCodes"]["values"] == [2]
+        assert spec["backoffLimitPerIndex"] == 2
+
+
+def test_a_single_experiment_is_one_indexed_job_whose_cycles_are_blocks_all_the_same() -> None:
+    study = cluster_study("alone", cycles=3)
+    (job,) = jobs(study)
+    assert job["spec"]["completions"] == 3
+    assert context(containers(job)[0], job, study)["scheduling"]["placement"] == "block"
+
+
+def test_pods_may_do_nothing_that_a_restricted_namespace_forbids() -> None:
+    for study in studies():
+        for job in jobs(study):
+            spec = pod(job)
+            assert spec["restartPolicy"] == "Never"
+            assert spec["automountServiceAccountToken"] is False
+            assert spec["securityContext"]["runAsNonRoot"] is True
+            assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert spec["securityContext"].get("runAsGroup", 0) == 0
+            assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+            assert all(volume.keys() & {"configMap", "emptyDir", "persistentVolumeClaim"} for volume in spec["volumes"])
+            for one in containers(job):
+                assert one["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+                assert one["resources"]["requests"] == one["resources"]["limits"]
+                assert {mount["mountPath"] for mount in one["volumeMounts"]} >= {"/tmp", "/dev/shm", "/scratch"}
+            assert next(one for one in spec["volumes"] if one["name"] == "shm")["emptyDir"]["medium"] == "Memory"
+
+
+def test_secrets_are_named_and_never_written() -> None:
+    text = render_study(cluster_study("a", "b", kubernetes=EVERYTHING), allow_tag=False)
+    assert "secretKeyRef" in text
+    assert not re.search(r"name: (HF_TOKEN|AWS_SECRET_ACCESS_KEY)\n\s+value:", text)
+
+
+def test_the_same_study_is_the_same_text() -> None:
+    assert render_study(cluster_study("a", "b"), allow_tag=False) == render_study(
+        cluster_study("a", "b"), allow_tag=False
+    )
+
+
+def test_shared_gpus_are_kept_away_from_and_kueue_starts_its_jobs_itself() -> None:
+    (job, *_) = jobs(cluster_study("a", "b", kubernetes=EVERYTHING, launcher=LauncherSettings(exclusive=True)))
+    affinity = pod(job)["affinity"]
+    (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"][0]["values"] == ["time-slicing", "mps"]
+    assert affinity["podAntiAffinity"]
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert job["spec"]["suspend"] is True
+
+
+def test_a_prompt_file_travels_with_the_study(tmp_path: Any) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"tell {at}"}) + "\n" for at in range(3)))
+    one = experiment("a", workload={"source": str(prompts), "n_prompts": 3})
+    base = cluster_study("a")
+    study = Study("s", (one,), 1, kubernetes=base.kubernetes)
+    config_map, _ = manifests(study)
+    inputs = inputs_of(config_map)
+    source = inputs[f"config-{one.config_hash}.json"]["workload"]["source"]
+    assert inputs[source.removeprefix(f"{INPUTS_MOUNT}/")] == prompts.read_text()
+    prompts.write_text(json.dumps({"prompt": "x" * 1_100_000}))
+    with pytest.raises(ConfigInvalid, match=r"take 1\.1 MB, and a ConfigMap holds 1 MB"):
+        manifests(study)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"results": None}, "nothing says where results go"),
+        ({"images": {}}, "no image is named for backend stub"),
+        ({"images": {"stub": "registry.example/stub:1"}}, "a tag, which may mean another image tomorrow"),
+        ({"images": {"stub": "Registry//x"}}, "is no image reference"),
+    ],
+)
+def test_what_a_cluster_has_to_know_is_asked_for_in_one_line(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigInvalid, match=says):
+        manifests(cluster_study("a", kubernetes=settings))
+
+
+def test_a_tag_is_taken_where_it_is_allowed_and_the_result_then_names_no_digest() -> None:
+    study = cluster_study("a", kubernetes={"images": {"stub": "registry.example/stub:1"}})
+    config_map, job = manifests(study, allow_tag=True)
+    assert containers(job)[0]["image"] == "registry.example/stub:1"
+    assert "image_repo_digest" not in inputs_of(config_map)["context-0.json"]
+    digested = manifests(cluster_study("a"))[0]
+    assert inputs_of(digested)["context-0.json"]["image_repo_digest"] == IMAGES["stub"]
+    assert IMAGES["stub"].endswith(DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"results": "results"}, "neither pvc://CLAIM"),
+        ({"results": "pvc://c/../x"}, "neither pvc://CLAIM"),
+        ({"gpu_resource": "nvidia.com/gpu.shared"}, "a part of a GPU"),
+        ({"gpu_resource": "nvidia.com/mig-1g.5gb"}, "a part of a GPU"),
+        ({"memory": "8 GB"}, "is not a quantity"),
+        ({"run_as_user": 0}, "greater than or equal to 1"),
+        ({"credentials_secret": "s"}, "is for results in object storage"),
+        ({"queue": "a b"}, "is no label value"),
+        ({"images": {"torch": "x"}}, "pytorch"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        cluster_study("a", kubernetes=settings)
