@@ -1,4 +1,4 @@
-"""What a job says last, to whoever started it and shares no disk with it. Kubernetes shows it as termination message."""
+"""What a job says last, to whoever started it and shares no disk with it: Kubernetes' termination message."""
 
 from __future__ import annotations
 

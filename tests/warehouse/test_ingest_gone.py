@@ -11,8 +11,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests.s3_server import point_to, running_s3_server
 from tests.warehouse.results import edit_json, make_result, rows, samples_table, save
-from tests.warehouse.s3_server import point_to, running_s3_server
 from warehouse.errors import WarehouseError
 from warehouse.ingest import ingest
 from warehouse.intake.landing import Summary

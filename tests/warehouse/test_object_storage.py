@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.s3_server import S3Server, point_to, running_s3_server
 from tests.warehouse.results import make_result, rows, samples_table, save, save_failure, warehouse
-from tests.warehouse.s3_server import S3Server, point_to, running_s3_server
 from warehouse.errors import WarehouseError
 from warehouse.intake.object_storage import MAX_BYTES, ObjectStorage
 from warehouse.intake.sources import Candidate, LocalSource, Unreachable

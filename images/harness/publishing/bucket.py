@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,9 +15,11 @@ from obstore import exceptions
 from obstore.store import S3Store
 
 from images.contract.publication import UPLOADS, Manifest
-from images.harness.publishing.place import PlaceAway, PlaceUnusable
+from images.harness.publishing.place import PlaceAway, PlaceError, PlaceUnusable
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ANSWER = re.compile(r"status code: (?P<status>\d{3})(?:.*?<Code>(?P<code>\w+)</Code>)?", re.DOTALL)
+_DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 _CONNECT_S = 5
 _REQUEST_S = 60
 _RETRY_FOR = timedelta(minutes=3)
@@ -89,24 +92,29 @@ class Bucket:
         *sidecars, last = (file.name for file in manifest.files)
         target = f"{manifest.directory}/{last}"
         with self._failing():
+            there = self.read(target)
             try:
                 document = bytes(obstore.get(self._store, _on_its_way(manifest, last)).bytes())
+                if there not in (None, document):
+                    raise self._taken(manifest)
                 for name in sidecars:
                     obstore.copy(self._store, _on_its_way(manifest, name), f"{manifest.directory}/{name}")
             except FileNotFoundError:
-                if self.read(target) is None:
+                if there is None and self.read(target) is None:
                     raise
                 return  # another one was faster
             if not self.create(target, document):
-                raise PlaceUnusable(
-                    f"{self._address}/{manifest.directory} is another result's.",
-                    "Publish each study to its own prefix.",
-                )
+                raise self._taken(manifest)
         self.drop(manifest)
 
     def drop(self, manifest: Manifest) -> None:
         with self._failing():
             obstore.delete(self._store, [_on_its_way(manifest, file.name) for file in manifest.files])
+
+    def _taken(self, manifest: Manifest) -> PlaceUnusable:
+        return PlaceUnusable(
+            f"{self._address}/{manifest.directory} is another result's.", "Publish each study to its own prefix."
+        )
 
     def _require_bucket(self) -> None:
         """A bucket that is not there, and a key that is not there, are the same error."""
@@ -116,22 +124,31 @@ class Bucket:
     def _failing(self) -> Iterator[None]:
         try:
             yield
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
-            raise PlaceUnusable(
-                f"access to {self._address} is denied.",
+        except exceptions.BaseError as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: exceptions.BaseError) -> PlaceError:
+        """The library has one class for most of what a service answers; its text has status and code."""
+        found = _ANSWER.search(str(error))
+        status, code = (found["status"], found["code"] or found["status"]) if found else (None, None)
+        if isinstance(error, _DENIED) or status in ("401", "403"):
+            return PlaceUnusable(
+                f"access to {self._address} is denied{f' ({code})' if code else ''}.",
                 "Correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the role; it must allow to list, read, write and "
                 "delete below the prefix.",
-            ) from None
-        except exceptions.BaseError as error:
-            text = str(error)
-            if "NoSuchBucket" in text:
-                raise PlaceUnusable(
-                    f"there is no bucket for {self._address}.", "Make it, or correct the address or AWS_ENDPOINT_URL."
-                ) from None
-            raise PlaceAway(
-                f"{self._address} does not answer as it should ({_first_line(error)}).",
-                "Check the network and AWS_ENDPOINT_URL; run again.",
-            ) from None
+            )
+        if code == "NoSuchBucket":
+            return PlaceUnusable(
+                f"there is no bucket for {self._address}.", "Make it, or correct the address or AWS_ENDPOINT_URL."
+            )
+        if status is not None and status < "500":
+            return PlaceUnusable(
+                f"{self._address} refuses what is asked of it ({code}).", "Correct AWS_REGION and AWS_ENDPOINT_URL."
+            )
+        return PlaceAway(
+            f"{self._address} does not answer{f' as it should ({code})' if code else ''}.",
+            "Check the network and AWS_ENDPOINT_URL; run again.",
+        )
 
 
 def _on_its_way(manifest: Manifest, name: str) -> str:

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from images.contract.publication import Manifest, begun_key, claim_key
-from images.harness.publishing.place import Place
+from images.harness.publishing.place import Place, PlaceUnusable
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Publisher:
         self._place.drop(own)
         first = self.published()
         if first is None:
-            raise AssertionError(f"{self._claim} is taken and is no manifest")
+            raise PlaceUnusable(f"{self._claim} is no manifest.", "Remove it there and run again.")
         log.warning("the result of another try was published first (%s); this one is dropped", first.directory)
         return first
 
