@@ -82,11 +82,11 @@ def measure_process(
         if loaded.device == "cpu" and not any(device.properties.simulated for device in place.devices):
             meter = Meter((), 1.0)  # whatever the GPUs draw, it is not for this work
         workload = share_of(prepare_workload(config, loaded), place.index, config)
+        passes = prepare_passes(workload, config, loaded, place.index, _passes_needed(config))
         with progress.following(lambda: Live(time.perf_counter(), backend.delivered(), meter.power_w())):
             progress.phase("warm_up")
             with meter.watching():
                 warmup = warm_up(workload.requests, config, loaded, backend)
-            passes = prepare_passes(workload, config, loaded, place.index, _passes_needed(config))
             progress.phase("window")
             try:
                 window = run_window(passes, config, backend, meter, marks, loaded.slots)
@@ -111,7 +111,7 @@ def measure_process(
                 caches_emptied=window.caches_emptied,
                 has_chat_template=loaded.tokenizer.has_chat_template,
                 cut_prompts=workload.cut_prompts,
-                padding_fraction=backend.padding_fraction(),
+                padding_fraction=window.padding_fraction,
                 slots=loaded.slots or config.batch_size,
                 weights_mb=memory.weights_mb,
                 kv_cache_mb=memory.kv_cache_mb,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -126,23 +127,38 @@ def _builtin_texts(config: ExperimentConfig, number: int) -> list[str]:
 
 def _file_texts(path: Path, config: ExperimentConfig, number: int) -> list[str]:
     """The first n_prompts prompts, in later passes the next ones, round and round; the hash covers the whole file."""
+    texts, wanted = _read(path, _version(path)), config.workload.n_prompts
+    if len(texts) < wanted:
+        raise ConfigInvalid(
+            f"the prompt file {path} holds {len(texts)} prompts; n_prompts is {wanted}.",
+            "Set workload.n_prompts to what the file holds, or add prompts.",
+        )
+    return [texts[at % len(texts)] for at in range(number * wanted, (number + 1) * wanted)]
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Of the file's content; nothing of one that cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, _version: tuple[int, ...]) -> tuple[str, ...]:
+    """Every prompt of a file, which is read once however many passes there are."""
     try:
         # Not splitlines(): JSON allows U+2028 and the like inside a string.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"the prompt file {path} cannot be read ({error}).", "Correct workload.source.") from None
-    texts = [_prompt(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+    texts = tuple(_prompt(line, number, path) for number, line in enumerate(lines, start=1) if line.strip())
     if not texts:
         raise ConfigInvalid(
             f"the prompt file {path} is empty.", 'Write one JSON object a line into it, such as {"prompt": "Hello"}.'
         )
-    if len(texts) < config.workload.n_prompts:
-        raise ConfigInvalid(
-            f"the prompt file {path} holds {len(texts)} prompts; n_prompts is {config.workload.n_prompts}.",
-            "Set workload.n_prompts to what the file holds, or add prompts.",
-        )
-    wanted = config.workload.n_prompts
-    return [texts[at % len(texts)] for at in range(number * wanted, (number + 1) * wanted)]
+    return texts
 
 
 def _prompt(line: str, number: int, path: Path) -> str:

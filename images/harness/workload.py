@@ -160,6 +160,7 @@ def _order(prompts: Sequence[Sequence[int]], config: ExperimentConfig) -> list[i
     """Positions in `prompts`, in the order in which they are handed over."""
     positions = list(range(len(prompts)))
     if config.workload.order == "shuffled":
+        # Those of the first synthetic prompts, too, whose draws say nothing about their places.
         return [positions[at] for at in np.random.default_rng([config.seed]).permutation(len(prompts))]
     if config.workload.order == "longest_first":
         return sorted(positions, key=lambda at: len(prompts[at]), reverse=True)
