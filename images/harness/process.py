@@ -29,6 +29,7 @@ from images.harness.meter import Meter, Metered
 from images.harness.nvml import Device
 from images.harness.phases import split_energy
 from images.harness.progress import Live, Progress
+from images.harness.prompts import check_prompts
 from images.harness.warmup import warm_up, warmup_requests
 from images.harness.window import Marks, Window, run_window
 from images.harness.workload import prepare_passes, prepare_workload, share_of
@@ -74,6 +75,7 @@ def measure_process(
     Raises:
         JobError: with the cause and what to do.
     """
+    check_prompts(config)
     meter = Meter(place.devices, config.measurement.sample_interval_ms / 1e3, first_index=place.first_gpu)
     meter.calibrate()
     progress.phase("load")

@@ -149,11 +149,22 @@ def _check_fit(
         (len(ids) + output, len(ids), output) for ids, output in zip(prompts, outputs, strict=True)
     )
     if loaded.context_length is not None and needed > loaded.context_length:
+        own_limit = _own_limit(config)
         raise ConfigInvalid(
             f"the longest request, a prompt of {longest} tokens and up to {output} output tokens, needs {needed} "
-            f"positions; the model {config.model} has {loaded.context_length}.",
-            "Lower workload.max_input_tokens or workload.max_output_tokens.",
+            f"positions; {own_limit or f'the model {config.model}'} has {loaded.context_length}.",
+            "Lower workload.max_input_tokens or workload.max_output_tokens"
+            f"{f', or raise {own_limit}' if own_limit else ''}.",
         )
+
+
+def _own_limit(config: ExperimentConfig) -> str | None:
+    """The option that limits positions further than the model does, if it is set."""
+    if config.vllm is not None and config.vllm.max_model_len is not None:
+        return "vllm.max_model_len"
+    if config.trt is not None and config.trt.max_seq_len is not None:
+        return "trt.max_seq_len"
+    return None
 
 
 def _order(prompts: Sequence[Sequence[int]], config: ExperimentConfig) -> list[int]:

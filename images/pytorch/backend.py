@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ class Backend:
             weights_mb=self._weight_bytes / 1e6,
             # An assistant has a cache of its own that generate does not hand out.
             kv_cache_mb=None if self._assistant is not None else _mb(self._caches.most_bytes),
-            peak_mb=torch.cuda.max_memory_allocated(self._device) / 1e6 if on_gpu else None,
+            peak_mb=torch.cuda.max_memory_allocated(self._device) / 1e6 if on_gpu else _peak_process_memory_mb(),
         )
         if self._followers is None:
             return own
@@ -315,6 +316,10 @@ def _deliveries(streamer: StampingStreamer, count: int) -> tuple[tuple[float, ..
         times.append(moment_s)
         tokens.append(min(brought, left))
     return tuple(times), tuple(tokens)
+
+
+def _peak_process_memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _mb(size: int | None) -> float | None:
