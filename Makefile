@@ -92,8 +92,8 @@ install-%: .venv/.host ## what BACKEND needs to run in local processes (install-
 	@if [ ! -f images/$*/requirements.txt ]; then
 	    echo "there is no backend '$*' here; there are: $(BACKENDS)" >&2; exit 2
 	fi
-	if [ $* = vllm ]; then
-	    echo "vllm runs in its image only, because its packages clash with those here: use LAUNCHER=docker" >&2; exit 2
+	if [ $* = vllm ] || [ $* = trt ]; then
+	    echo "$* runs in its image only, because its packages clash with those here, or come with it: use LAUNCHER=docker" >&2; exit 2
 	fi
 	$(MAKE) -s .venv/.backend-$*
 

@@ -193,7 +193,8 @@ def make_config(backend: str, model: str | None, settings: Iterable[str]) -> Exp
         _set(data, setting)
     if data["backend"] != backend:
         raise ConfigInvalid("--set backend=... contradicts --backend.", "Give --backend only.")
-    return with_absolute_paths(parse_config(data))
+    # Jobs run elsewhere; containers see local files under the same absolute path.
+    return parse_config(data).with_files_below(Path.cwd())
 
 
 def _set(data: dict[str, Any], setting: str) -> None:
@@ -218,14 +219,3 @@ def _value(text: str, setting: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigInvalid(f"--set {setting}: the value is not YAML.", "Put it in quotes.") from None
-
-
-def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
-    """Jobs run elsewhere; containers see local files under the same absolute path."""
-    changes: dict[str, Any] = {}
-    if config.model_path is not None:
-        changes["model"] = str(config.model_path.absolute())
-    if config.prompt_file is not None:
-        source = str(config.prompt_file.absolute())
-        changes["workload"] = config.workload.model_copy(update={"source": source})
-    return config.model_copy(update=changes)

@@ -113,6 +113,9 @@ class ExperimentConfig(Part):
     @property
     def drafter(self) -> str | None:
         """The model that drafts tokens for this one, named as `model` is; None if there is none."""
+        if self.trt is not None:
+            named: str | None = self.trt.speculative_config.get("speculative_model_dir")
+            return named
         return self.pytorch.assistant_model if self.pytorch else self.vllm.speculative.model if self.vllm else None
 
     @property
@@ -126,6 +129,28 @@ class ExperimentConfig(Part):
         """The prompt file if the workload reads one, else None."""
         source = self.workload.source
         return None if source in ("builtin", "synthetic") else _local(source)
+
+    def with_files_below(self, folder: Path) -> Self:
+        """The same with its local files named absolutely; relative ones are below `folder`."""
+        named = self if self.drafter_path is None else self._with_drafter(str(folder / self.drafter_path))
+        changes: dict[str, Any] = {}
+        if self.model_path is not None:
+            changes["model"] = str(folder / self.model_path)
+        if self.prompt_file is not None:
+            changes["workload"] = self.workload.model_copy(update={"source": str(folder / self.prompt_file)})
+        return named.model_copy(update=changes)
+
+    def _with_drafter(self, name: str) -> Self:
+        """The same with another name for the model that drafts."""
+        if self.pytorch is not None:
+            return self.model_copy(update={"pytorch": self.pytorch.model_copy(update={"assistant_model": name})})
+        if self.vllm is not None:
+            speculative = self.vllm.speculative.model_copy(update={"model": name})
+            return self.model_copy(update={"vllm": self.vllm.model_copy(update={"speculative": speculative})})
+        if self.trt is not None:
+            drafting = {**self.trt.speculative_config, "speculative_model_dir": name}
+            return self.model_copy(update={"trt": self.trt.model_copy(update={"speculative_config": drafting})})
+        return self
 
     def measurement_config_hash(self) -> str:
         """First 16 hex digits of SHA-256 over the canonical JSON of this configuration.
@@ -141,17 +166,13 @@ class ExperimentConfig(Part):
 
     def canonical_json(self) -> str:
         """The text that is hashed: no defaults, no empty mappings, integral floats as integers, sorted keys."""
-        own = self.model_dump(mode="json")
+        drafter = self.drafter_path
+        named = self if drafter is None else self._with_drafter(f"sha256:{_folder_digest(drafter)}")
+        own = named.model_dump(mode="json")
         if self.prompt_file is not None:
             own["workload"]["source"] = f"sha256:{_prompts_digest(self.prompt_file)}"
         if self.model_path is not None:
             own["model"] = f"sha256:{_folder_digest(self.model_path)}"
-        if self.drafter_path is not None:
-            drafter = f"sha256:{_folder_digest(self.drafter_path)}"
-            if self.pytorch is not None:
-                own["pytorch"]["assistant_model"] = drafter
-            else:
-                own["vllm"]["speculative"]["model"] = drafter
         default = ExperimentConfig.model_validate({"backend": self.backend}).model_dump(mode="json")
         default["backend"] = ExperimentConfig.model_fields["backend"].default
         return json.dumps(_canonical(_without_defaults(own, default)), sort_keys=True, separators=(",", ":"))
@@ -221,6 +242,8 @@ def _local(path: str) -> Path:
 
 def _prompts_digest(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ValueError("not a regular file")
         return _file_digest(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -229,7 +252,8 @@ def _prompts_digest(path: Path) -> str:
 
 def _folder_digest(folder: Path) -> str:
     if not folder.is_dir():
-        raise ModelUnavailable(f"the model folder {folder} is not there.", "Correct the path given as model.")
+        what = "is a file" if folder.exists() else "is not there"
+        raise ModelUnavailable(f"the model folder {folder} {what}.", "Correct the path given as model.")
     digest = hashlib.sha256()
     try:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

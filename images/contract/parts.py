@@ -253,7 +253,9 @@ class ExtendedEfficiencyMetrics(Record):
     kv_cache_hit_rate: float | None = Field(None, description="input tokens served from a cache / input tokens")
     weights_mb: float | None = Field(None, description="the model's, over all processes (MB, 10^6 bytes)")
     peak_memory_mb: float | None = Field(
-        None, description="highest since load, as the backend says, over all processes (MB, 10^6 bytes)"
+        None,
+        description="highest since load, as the backend says, over all processes: of the GPUs, or of process memory on "
+        "the CPU (MB, 10^6 bytes)",
     )
     kv_cache_mb: float | None = Field(None, description="for keys and values, over all processes (MB, 10^6 bytes)")
     goodput_requests_per_second: float | None = Field(

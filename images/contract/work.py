@@ -21,8 +21,10 @@ class Lengths(Part):
 
     @model_validator(mode="after")
     def _each_where_it_counts(self) -> Self:
-        if (self.distribution == "lognormal") != (self.median is not None):
-            raise ValueError("median belongs to distribution lognormal, which needs it")
+        if self.distribution != "lognormal" and self.median is not None:
+            raise ValueError("median belongs to distribution lognormal; set that, or remove it")
+        if self.distribution == "lognormal" and self.median is None:
+            raise ValueError("distribution lognormal needs median, in tokens")
         if self.distribution != "lognormal" and self.sigma != Lengths.model_fields["sigma"].default:
             raise ValueError("sigma belongs to distribution lognormal")
         if self.distribution == "fixed" and self.minimum != Lengths.model_fields["minimum"].default:
@@ -52,8 +54,10 @@ class ArrivalProcess(Part):
 
     @model_validator(mode="after")
     def _each_where_it_counts(self) -> Self:
-        if (self.process == "closed") != (self.rate_per_s is None):
-            raise ValueError("rate_per_s belongs to an open loop (fixed, poisson or gamma), which needs it")
+        if self.process == "closed" and self.rate_per_s is not None:
+            raise ValueError("rate_per_s belongs to an open loop; set process to fixed, poisson or gamma, or remove it")
+        if self.process != "closed" and self.rate_per_s is None:
+            raise ValueError(f"process {self.process} needs rate_per_s, the mean number of arrivals per second")
         if self.process != "gamma" and self.shape != ArrivalProcess.model_fields["shape"].default:
             raise ValueError("shape belongs to process gamma")
         return self
@@ -93,6 +97,12 @@ class Workload(Part):
     input_lengths: Lengths = Field(Lengths(), description="synthetic only: of the prompts")
     output_lengths: Lengths = Field(Lengths(), description="synthetic only, and with ignore_eos: of the outputs")
     arrivals: ArrivalProcess = ArrivalProcess()
+
+    @model_validator(mode="after")
+    def _has_text_for_a_template(self) -> Self:
+        if self.source == "synthetic" and self.chat_template == "model":
+            raise ValueError("synthetic prompts are token ids, with no text for a chat_template; set it to off")
+        return self
 
     @model_validator(mode="after")
     def _lengths_can_be_had(self) -> Self:

@@ -29,6 +29,7 @@ from images.harness.meter import Meter, Metered
 from images.harness.nvml import Device
 from images.harness.phases import split_energy
 from images.harness.progress import Live, Progress
+from images.harness.prompts import check_prompts
 from images.harness.warmup import warm_up, warmup_requests
 from images.harness.window import Marks, Window, run_window
 from images.harness.workload import prepare_passes, prepare_workload, share_of
@@ -74,6 +75,7 @@ def measure_process(
     Raises:
         JobError: with the cause and what to do.
     """
+    check_prompts(config)
     meter = Meter(place.devices, config.measurement.sample_interval_ms / 1e3, first_index=place.first_gpu)
     meter.calibrate()
     progress.phase("load")
@@ -82,11 +84,11 @@ def measure_process(
         if loaded.device == "cpu" and not any(device.properties.simulated for device in place.devices):
             meter = Meter((), 1.0)  # whatever the GPUs draw, it is not for this work
         workload = share_of(prepare_workload(config, loaded), place.index, config)
+        passes = prepare_passes(workload, config, loaded, place.index, _passes_needed(config))
         with progress.following(lambda: Live(time.perf_counter(), backend.delivered(), meter.power_w())):
             progress.phase("warm_up")
             with meter.watching():
                 warmup = warm_up(workload.requests, config, loaded, backend)
-            passes = prepare_passes(workload, config, loaded, place.index, _passes_needed(config))
             progress.phase("window")
             try:
                 window = run_window(passes, config, backend, meter, marks, loaded.slots)
@@ -111,7 +113,7 @@ def measure_process(
                 caches_emptied=window.caches_emptied,
                 has_chat_template=loaded.tokenizer.has_chat_template,
                 cut_prompts=workload.cut_prompts,
-                padding_fraction=backend.padding_fraction(),
+                padding_fraction=window.padding_fraction,
                 slots=loaded.slots or config.batch_size,
                 weights_mb=memory.weights_mb,
                 kv_cache_mb=memory.kv_cache_mb,

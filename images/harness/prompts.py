@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,16 @@ BUILTIN_PROMPTS = len(_TASKS) * len(_TOPICS) * len(_READERS)
 _PASS_STREAM, _LENGTHS_STREAM = 2, 4  # keep these random numbers apart from each other's and all others of the seed
 
 
+def check_prompts(config: ExperimentConfig) -> None:
+    """What can be known of the prompts before a model is loaded, which may take minutes.
+
+    Raises:
+        ConfigInvalid: the source has no or too few prompts, or a malformed line.
+    """
+    if config.workload.source != "synthetic":
+        _texts(config, 0)
+
+
 def tokenised_prompts(config: ExperimentConfig, tokenizer: Tokenizer, number: int) -> tuple[list[list[int]], int]:
     """Token ids of the prompts of pass `number` in the source's order, and how many were cut at max_input_tokens.
 
@@ -81,11 +92,7 @@ def tokenised_prompts(config: ExperimentConfig, tokenizer: Tokenizer, number: in
     workload = config.workload
     if workload.source == "synthetic":
         return _random_ids(config, tokenizer, number), 0
-    texts = (
-        _builtin_texts(config, number)
-        if config.prompt_file is None
-        else _file_texts(config.prompt_file, config, number)
-    )
+    texts = _texts(config, number)
     if workload.chat_template == "model":
         if not tokenizer.has_chat_template:
             raise ConfigInvalid(f"the model {config.model} has no chat template.", "Set workload.chat_template: off.")
@@ -94,6 +101,12 @@ def tokenised_prompts(config: ExperimentConfig, tokenizer: Tokenizer, number: in
         prompts = [tokenizer.encode(text, add_special_tokens=workload.add_special_tokens) for text in texts]
     longest = workload.max_input_tokens
     return [ids[:longest] for ids in prompts], sum(len(ids) > longest for ids in prompts)
+
+
+def _texts(config: ExperimentConfig, number: int) -> list[str]:
+    if config.prompt_file is None:
+        return _builtin_texts(config, number)
+    return _file_texts(config.prompt_file, config, number)
 
 
 def _random_ids(config: ExperimentConfig, tokenizer: Tokenizer, number: int) -> list[list[int]]:
@@ -126,33 +139,80 @@ def _builtin_texts(config: ExperimentConfig, number: int) -> list[str]:
 
 def _file_texts(path: Path, config: ExperimentConfig, number: int) -> list[str]:
     """The first n_prompts prompts, in later passes the next ones, round and round; the hash covers the whole file."""
+    texts, wanted = _read(path, _version(path)), config.workload.n_prompts
+    if len(texts) < wanted:
+        raise ConfigInvalid(
+            f"the prompt file {path} holds {len(texts)} prompts; n_prompts is {wanted}.",
+            "Set workload.n_prompts to what the file holds, or add prompts.",
+        )
+    return [texts[at % len(texts)] for at in range(number * wanted, (number + 1) * wanted)]
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Of the file's content; nothing of one that cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, _version: tuple[int, ...]) -> tuple[str, ...]:
+    """Every prompt of a file, which is read once however many passes there are."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a regular file")
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigInvalid(f"the prompt file {path} cannot be read ({reason}).", "Correct workload.source.") from None
     try:
         # Not splitlines(): JSON allows U+2028 and the like inside a string.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"the prompt file {path} cannot be read ({error}).", "Correct workload.source.") from None
-    texts = [_prompt(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+        lines = raw.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        number = 1 + raw.count(b"\n", 0, error.start)
+        raise ConfigInvalid(f"line {number} of {path} is not UTF-8.", "Save the file as UTF-8.") from None
+    texts = tuple(_prompt(line, number, path) for number, line in enumerate(lines, start=1) if line.strip())
     if not texts:
         raise ConfigInvalid(
             f"the prompt file {path} is empty.", 'Write one JSON object a line into it, such as {"prompt": "Hello"}.'
         )
-    if len(texts) < config.workload.n_prompts:
-        raise ConfigInvalid(
-            f"the prompt file {path} holds {len(texts)} prompts; n_prompts is {config.workload.n_prompts}.",
-            "Set workload.n_prompts to what the file holds, or add prompts.",
-        )
-    wanted = config.workload.n_prompts
-    return [texts[at % len(texts)] for at in range(number * wanted, (number + 1) * wanted)]
+    return texts
 
 
 def _prompt(line: str, number: int, path: Path) -> str:
+    """
+    Raises:
+        ConfigInvalid: there is none in the line, and why.
+    """
     try:
-        text = json.loads(line)["prompt"]
-        text.encode()  # half a surrogate pair is no text
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        text = None
-    if not isinstance(text, str) or not text:
-        raise ConfigInvalid(
-            f'line {number} of {path} is not a JSON object with a text "prompt".', "Correct or remove that line."
-        )
-    return text
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        problem = f"is not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "is not JSON"
+    else:
+        text = document.get("prompt") if isinstance(document, dict) else None
+        if isinstance(text, str) and text and _is_text(text):
+            return text
+        problem = _what_is_wrong(document)
+    raise ConfigInvalid(
+        f"line {number} of {path} {problem}.",
+        'Correct or remove that line; a line is a JSON object such as {"prompt": "Hello"}.',
+    )
+
+
+def _what_is_wrong(document: object) -> str:
+    if not isinstance(document, dict):
+        return "is not a JSON object"
+    if "prompt" not in document:
+        return 'has no "prompt"'
+    return 'has an empty "prompt"' if document["prompt"] == "" else 'has a "prompt" that is no text'
+
+
+def _is_text(text: str) -> bool:
+    """Half a surrogate pair, which JSON can write, is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -55,12 +55,14 @@ class Pass:
     Attributes:
         arrived_s: when it began, which is when all its requests arrived that are not due later.
         handed_s: open loop: when each was handed over, by request index.
+        padding_fraction: padded share of the prompt positions computed in it; None where the backend does not tell.
     """
 
     requests: Sequence[Request]
     arrived_s: float
     generations: Sequence[Generation]
     handed_s: Mapping[int, float] = field(default_factory=dict)
+    padding_fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,18 @@ class Window:
     def described(self) -> Span:
         """The described part, always as from and to."""
         return self.span or (0.0, self.closed_s - self.opened_s)
+
+    @property
+    def padding_fraction(self) -> float | None:
+        """Padded share of all prompt positions computed, in all passes; None where the backend does not tell."""
+        tokens = positions = 0.0
+        for one in self.passes:
+            if one.padding_fraction is None:
+                return None
+            own = sum(len(request.token_ids) for request in one.requests)
+            tokens += own
+            positions += own / (1.0 - one.padding_fraction)
+        return 1.0 - tokens / positions if positions else None
 
 
 def run_window(
@@ -120,7 +134,7 @@ def run_window(
         backend.drain()
         meter.snap()
         finished_s = time.perf_counter()
-        passes.append(Pass(requests, arrived_s, generations, handed_s))
+        passes.append(Pass(requests, arrived_s, generations, handed_s, backend.padding_fraction()))
         if finished_s - opened_s >= config.measurement.min_window_s:
             break
         caches_emptied = backend.reset_caches() and caches_emptied

@@ -149,17 +149,29 @@ def _check_fit(
         (len(ids) + output, len(ids), output) for ids, output in zip(prompts, outputs, strict=True)
     )
     if loaded.context_length is not None and needed > loaded.context_length:
+        own_limit = _own_limit(config)
         raise ConfigInvalid(
             f"the longest request, a prompt of {longest} tokens and up to {output} output tokens, needs {needed} "
-            f"positions; the model {config.model} has {loaded.context_length}.",
-            "Lower workload.max_input_tokens or workload.max_output_tokens.",
+            f"positions; {own_limit or f'the model {config.model}'} has {loaded.context_length}.",
+            "Lower workload.max_input_tokens or workload.max_output_tokens"
+            f"{f', or raise {own_limit}' if own_limit else ''}.",
         )
+
+
+def _own_limit(config: ExperimentConfig) -> str | None:
+    """The option that limits positions further than the model does, if it is set."""
+    if config.vllm is not None and config.vllm.max_model_len is not None:
+        return "vllm.max_model_len"
+    if config.trt is not None and config.trt.max_seq_len is not None:
+        return "trt.max_seq_len"
+    return None
 
 
 def _order(prompts: Sequence[Sequence[int]], config: ExperimentConfig) -> list[int]:
     """Positions in `prompts`, in the order in which they are handed over."""
     positions = list(range(len(prompts)))
     if config.workload.order == "shuffled":
+        # Those of the first synthetic prompts, too, whose draws say nothing about their places.
         return [positions[at] for at in np.random.default_rng([config.seed]).permutation(len(prompts))]
     if config.workload.order == "longest_first":
         return sorted(positions, key=lambda at: len(prompts[at]), reverse=True)

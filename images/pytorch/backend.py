@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ class Backend:
             weights_mb=self._weight_bytes / 1e6,
             # An assistant has a cache of its own that generate does not hand out.
             kv_cache_mb=None if self._assistant is not None else _mb(self._caches.most_bytes),
-            peak_mb=torch.cuda.max_memory_allocated(self._device) / 1e6 if on_gpu else None,
+            peak_mb=torch.cuda.max_memory_allocated(self._device) / 1e6 if on_gpu else _peak_process_memory_mb(),
         )
         if self._followers is None:
             return own
@@ -156,12 +157,12 @@ class Backend:
         self._positions += longest * len(batch)
         rows = [[self._pad_id] * pad + list(one.token_ids) for pad, one in zip(padding, batch, strict=True)]
         masks = [[0] * pad + [1] * (longest - pad) for pad in padding]
-        streamer = StampingStreamer(self._delivered, self._ends(batch[0]))
+        streamer = StampingStreamer(self._delivered, self._ends(batch[0]), [one.max_output_tokens for one in batch])
         with self._working(), torch.inference_mode():
             made = self._model.generate(
                 input_ids=torch.tensor(rows, device=self._device),
                 attention_mask=torch.tensor(masks, device=self._device),
-                generation_config=self._generation_config(batch[0]),
+                generation_config=self._generation_config(batch),
                 assistant_model=self._assistant,
                 streamer=streamer,
             )
@@ -171,8 +172,8 @@ class Backend:
             self._generation(request, output, started, streamer) for request, output in zip(batch, outputs, strict=True)
         ]
 
-    def _generation_config(self, request: Request) -> GenerationConfig:
-        """All requests of a batch share the workload's limits, so the first one's stand for all."""
+    def _generation_config(self, batch: Sequence[Request]) -> GenerationConfig:
+        """For the whole batch: it runs to the end of its longest output, and rows that want less are cut."""
         sampling, options = self._config.sampling, self._options
         chosen: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
@@ -187,8 +188,8 @@ class Backend:
         else:
             chosen["disable_compile"] = True  # generate compiles with a static cache on a GPU without being asked
         return GenerationConfig(
-            max_new_tokens=request.max_output_tokens,
-            eos_token_id=sorted(self._ends(request)) or None,
+            max_new_tokens=max(request.max_output_tokens for request in batch),
+            eos_token_id=sorted(self._ends(batch[0])) or None,
             pad_token_id=self._pad_id,
             cache_implementation=options.cache_implementation,
             prompt_lookup_num_tokens=options.prompt_lookup_num_tokens,
@@ -202,8 +203,9 @@ class Backend:
     def _generation(
         self, request: Request, output: list[int], started_s: float, streamer: StampingStreamer
     ) -> Generation:
-        """Cut after the row's own end token: what follows is padding while longer rows went on."""
+        """Cut after the row's own end token or limit: what follows is padding while longer rows went on."""
         ends = self._ends(request)
+        output = output[: request.max_output_tokens]
         count = next((index + 1 for index, token in enumerate(output) if token in ends), len(output))
         times, tokens = _deliveries(streamer, count)
         return Generation(
@@ -314,6 +316,10 @@ def _deliveries(streamer: StampingStreamer, count: int) -> tuple[tuple[float, ..
         times.append(moment_s)
         tokens.append(min(brought, left))
     return tuple(times), tuple(tokens)
+
+
+def _peak_process_memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _mb(size: int | None) -> float | None:

@@ -42,7 +42,8 @@ def _explain(error: Exception) -> JobError | None:
         return OutOfMemory(f"the GPU ran out of memory: {text}"[:300], _LESS)
     if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
         return GpuUnusable(
-            f"the GPU failed: {_first_line(text)}"[:300], "Check nvidia-smi, the driver and other processes."
+            f"the GPU failed: {_first_line(text)}"[:300].rstrip(".") + ".",
+            "Check nvidia-smi, the driver and other processes.",
         )
     if "output of CUDAGraphs that has been overwritten" in text:
         return ConfigInvalid(
@@ -53,7 +54,7 @@ def _explain(error: Exception) -> JobError | None:
         return ConfigInvalid(f"{_first_line(text)}.", "Set dtype: bfloat16, or another pytorch.attn_implementation.")
     if type(error).__module__.startswith(_COMPILERS):
         return ConfigInvalid(
-            f"torch.compile cannot compile this model as asked: {_first_line(text)}"[:300],
+            f"torch.compile cannot compile this model as asked: {_first_line(text)}"[:300].rstrip(".") + ".",
             "Set pytorch.torch_compile: false, or another torch_compile_mode; of flex_attention, another "
             "attn_implementation or batch_size: 1.",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,27 @@ from transformers.distributed import DistributedConfig
 from images.contract.config import TINY_LLAMA, ExperimentConfig
 from images.contract.job import ConfigInvalid
 from images.contract.options.pytorch import PytorchOptions
+from images.models.extras import refuse_doubles
 from images.models.reading import DTYPES, model_commit, reading_model, source_of
 from images.models.tiny_llama import make_model, make_tokenizer, save_model
 from images.models.tokenizer import end_ids
 from images.pytorch.device_errors import device_errors
+
+_OWN = {
+    "dtype": "dtype",
+    "torch_dtype": "dtype",
+    "revision": "model_revision",
+    "trust_remote_code": "trust_remote_code",
+    "attn_implementation": "pytorch.attn_implementation",
+    "quantization_config": "pytorch.quantization",
+    "load_in_8bit": "pytorch.quantization",
+    "load_in_4bit": "pytorch.quantization",
+    "device_map": "pytorch.device or gpus_per_process",
+    "tp_plan": "gpus_per_process",
+    "tp_size": "gpus_per_process",
+    "distributed_config": "gpus_per_process",
+}
+"""Arguments of `from_pretrained` that have a field of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,7 @@ def load_models(config: ExperimentConfig, options: PytorchOptions, device: torch
         ModelUnavailable: it cannot be had.
         ConfigInvalid: it can, but not with these options.
     """
-    _refuse_doubles(options.extra)
+    refuse_doubles("pytorch.extra", _OWN, options.extra)
     tokenizer, model = _load(config, options, device)
     own_config = model.generation_config
     ends = frozenset(end_ids(own_config.eos_token_id if own_config is not None else None, tokenizer))
@@ -180,26 +197,6 @@ def _quantizing(options: PytorchOptions) -> Iterator[None]:
             f"pytorch.quantization {options.quantization} cannot be had here: {reason}"[:300],
             "Leave pytorch.quantization, or use a device that bitsandbytes supports.",
         ) from None
-
-
-def _refuse_doubles(extra: Mapping[str, Any]) -> None:
-    """`extra` may not override what has a field of its own: the result would name the wrong setting."""
-    own = {
-        "dtype": "dtype",
-        "torch_dtype": "dtype",
-        "revision": "model_revision",
-        "trust_remote_code": "trust_remote_code",
-        "attn_implementation": "pytorch.attn_implementation",
-        "quantization_config": "pytorch.quantization",
-        "load_in_8bit": "pytorch.quantization",
-        "load_in_4bit": "pytorch.quantization",
-        "device_map": "pytorch.device or gpus_per_process",
-        "tp_plan": "gpus_per_process",
-        "tp_size": "gpus_per_process",
-        "distributed_config": "gpus_per_process",
-    }
-    for name in own.keys() & extra.keys():
-        raise ConfigInvalid(f"pytorch.extra.{name} has a field of its own.", f"Set {own[name]} instead.")
 
 
 def _require_same_vocabulary(model: PreTrainedModel, assistant: PreTrainedModel, name: str) -> None:

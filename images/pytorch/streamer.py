@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -33,13 +33,15 @@ class StampingStreamer(BaseStreamer):
 
     Args:
         ends: tokens that end a row; what it gets after one is padding.
+        limits: most tokens of each row; what it gets beyond is padding, too.
     """
 
-    def __init__(self, delivered: Delivered, ends: Set[int]) -> None:
+    def __init__(self, delivered: Delivered, ends: Set[int], limits: Sequence[int]) -> None:
         self.step_s: list[float] = []
         self.step_tokens: list[int] = []
         self._delivered = delivered
         self._ends = ends
+        self._limits = limits
         self._ended: set[int] = set()
         self._prompt_seen = False
 
@@ -67,3 +69,4 @@ class StampingStreamer(BaseStreamer):
         self._delivered.tokens += len(value) - len(self._ended)
         if self._ends and not self._ends.isdisjoint(ids := value.tolist()):
             self._ended.update(row for row, token in enumerate(ids) if token in self._ends)
+        self._ended.update(row for row, limit in enumerate(self._limits) if limit <= len(self.step_tokens))

@@ -10,6 +10,7 @@ from typing import Any
 from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid
 from images.contract.options.trt import TrtOptions
+from images.models.extras import refuse_doubles
 from images.trt.engine import (
     BuildConfig,
     CudaGraphConfig,
@@ -40,14 +41,15 @@ _ELSEWHERE = {
     "build_config": "trt.build_config",
     "speculative_config": "trt.speculative_config",
 }
-_OURS = ("skip_tokenizer_init", "return_perf_metrics", "workspace", "enable_build_cache")
+_NEEDED = ("skip_tokenizer_init", "return_perf_metrics", "workspace", "enable_build_cache")
 
 
-def llm_arguments(config: ExperimentConfig, source: Path | str) -> dict[str, Any]:
+def llm_arguments(config: ExperimentConfig, source: Path | str, drafter: str | None) -> dict[str, Any]:
     """Keyword arguments for `LLM`, only such as were asked for or that every measurement needs.
 
     Args:
         source: the model's folder, or its name on the hub.
+        drafter: folder of the model that drafts tokens, if there is one.
 
     Raises:
         ConfigInvalid: something in trt.extra has a field of its own.
@@ -55,17 +57,14 @@ def llm_arguments(config: ExperimentConfig, source: Path | str) -> dict[str, Any
     """
     options = config.trt or TrtOptions()
     extra = dict(options.extra)
-    for name in _ELSEWHERE.keys() & extra.keys():
-        raise ConfigInvalid(f"trt.extra.{name} has a field of its own.", f"Set {_ELSEWHERE[name]} instead.")
-    for name in extra.keys() & set(_OURS):
-        raise ConfigInvalid(f"trt.extra.{name} is not free: the measurement sets it.", "Leave it out.")
+    refuse_doubles("trt.extra", _ELSEWHERE, extra, _NEEDED)
     parts = {
         "kv_cache_config": _kv_cache(options, extra),
         "scheduler_config": _scheduler(options, extra),
         "cuda_graph_config": _cuda_graphs(options, extra),
         "quant_config": _quantization(options, extra),
         "build_config": _build(config, options),
-        "speculative_config": _speculation(options),
+        "speculative_config": _speculation(options, drafter),
     }
     sizes = _sizes(config, options)
     single = {"enable_chunked_prefill": options.enable_chunked_prefill, "attn_backend": options.attn_backend}
@@ -196,12 +195,11 @@ def _build(config: ExperimentConfig, options: TrtOptions) -> Any:
     if not options.build_config:
         return None
     sizes = {name: value for name, value in _sizes(config, options).items() if value is not None}
-    for name in sizes.keys() & options.build_config.keys():
-        raise ConfigInvalid(f"trt.build_config.{name} has a field of its own.", f"Set trt.{name} instead.")
+    refuse_doubles("trt.build_config", {name: f"trt.{name}" for name in sizes}, options.build_config)
     return BuildConfig(**sizes, **options.build_config)
 
 
-def _speculation(options: TrtOptions) -> Any:
+def _speculation(options: TrtOptions, drafter: str | None) -> Any:
     if not options.speculative_config:
         return None
     fields = dict(options.speculative_config)
@@ -212,6 +210,8 @@ def _speculation(options: TrtOptions) -> Any:
             f"trt.speculative_config.decoding_type is {kind!r}, which TensorRT-LLM does not have.",
             f"It has: {', '.join(known)}.",
         )
+    if drafter is not None:
+        fields["speculative_model_dir"] = drafter
     return getattr(llmapi, f"{kind}DecodingConfig")(**fields)
 
 
@@ -220,8 +220,7 @@ def _merged(part: str, own: Mapping[str, Any], names: Mapping[str, str], extra: 
     more = extra.pop(part, {})
     if not isinstance(more, dict):
         raise ConfigInvalid(f"trt.extra.{part} is not a mapping.", "Give its fields and their values.")
-    for name in own.keys() & more.keys():
-        raise ConfigInvalid(f"trt.extra.{part}.{name} has a field of its own.", f"Set trt.{names[name]} instead.")
+    refuse_doubles(f"trt.extra.{part}", {name: f"trt.{names[name]}" for name in own}, more)
     return {**{name: value for name, value in own.items() if value is not None}, **more}
 
 

@@ -24,7 +24,7 @@ from images.trt.device import device_name, memory_in_use_mb, require_gpus, requi
 from images.trt.engine import LLM, _tensorrt_engine
 from images.trt.errors import engine_errors
 from images.trt.generating import Deliveries, generation, sampling_params
-from images.trt.model import open_model
+from images.trt.model import drafter_commit, drafter_folder, open_model
 
 _LOOK_AGAIN_S = 0.5
 """A thread waits for arrivals no longer than this at a time, so that none outlives a job that is being ended."""
@@ -43,12 +43,13 @@ class Backend:
         self._delivered = 0
         self._folder = tempfile.TemporaryDirectory(prefix="trt-", ignore_cleanup_errors=True)
         self._model = open_model(config, Path(self._folder.name))
-        commit = model_commit(config)
+        drafter = drafter_folder(config, Path(self._folder.name) / "drafter")
+        commit, drafters_commit = model_commit(config), drafter_commit(config)
         make = _tensorrt_engine.LLM if self._options.engine == "tensorrt" else LLM
-        with engine_errors():
-            arguments = llm_arguments(config, self._model.source)
+        with engine_errors(loading=True):
+            arguments = llm_arguments(config, self._model.source, drafter)
             asked = asked_for(arguments)
-            with kept_engines(config, commit) as keeping:
+            with kept_engines(config, commit, drafters_commit) as keeping:
                 self._llm = make(**arguments, **keeping)
         used = self._llm.args
         text_config = self._model.text_config
@@ -60,7 +61,12 @@ class Backend:
             context_length=min((limit for limit in limits if limit), default=None),
             model_commit=commit,
             slots=used.max_batch_size,
-            observed_settings={"engine": self._options.engine, **observed(used), **build_facts(self._llm)},
+            observed_settings={
+                "engine": self._options.engine,
+                **observed(used),
+                **build_facts(config, self._llm),
+                **({} if drafters_commit is None else {"drafter_commit": drafters_commit}),
+            },
             findings=tuple(not_in_effect(asked, used)),
         )
 
@@ -101,7 +107,7 @@ class Backend:
             running += [(request, self._submit(request, streaming=False)) for request in arrivals.take(None)]
         done = []
         for request, result in running:
-            with engine_errors():
+            with engine_errors(loading=False):
                 result.result()
             done.append(self._generation(request, result, None))
             self._delivered += len(done[-1].output_ids)
@@ -118,7 +124,7 @@ class Backend:
     async def _follow(self, request: Request) -> Generation:
         deliveries = Deliveries()
         result = self._submit(request, streaming=True)
-        with engine_errors():
+        with engine_errors(loading=False):
             async for partial in result:
                 self._delivered += deliveries.add(len(partial.outputs[0].token_ids), time.perf_counter())
         return self._generation(request, result, deliveries)
@@ -127,7 +133,7 @@ class Backend:
         params = sampling_params(
             request, self._config.sampling, self._model.end_ids, self._model.pad_id, self._config.seed
         )
-        with engine_errors():
+        with engine_errors(loading=False):
             return self._llm.generate_async(list(request.token_ids), params, streaming=streaming)
 
     def _generation(self, request: Request, result: Any, deliveries: Deliveries | None) -> Generation:

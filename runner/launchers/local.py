@@ -32,6 +32,8 @@ _POLL_S = 0.05
 _TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
 # Looked for without being imported, which would take seconds.
 _PACKAGES = {"pytorch": ("torch", "transformers"), "vllm": ("vllm",), "trt": ("tensorrt_llm",), "stub": ()}
+_IMAGE_ONLY = ("vllm", "trt")
+"""Their packages clash with those of this environment, or come with the vendor's image only."""
 
 
 class LocalJob:
@@ -94,7 +96,9 @@ class LocalLauncher:
         if missing:
             raise LaunchImpossible(
                 f"backend '{backend}' needs {' and '.join(missing)}, which this Python does not have.",
-                f"Run `make install-{backend}`, or use --launcher docker.",
+                "Use --launcher docker."
+                if backend in _IMAGE_ONLY
+                else f"Run `make install-{backend}`, or use --launcher docker.",
             )
         return Identity(git_revision=checkout_revision())
 

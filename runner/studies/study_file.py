@@ -251,7 +251,7 @@ class _LocalFiles:
         ]
         if candidate.config is None or not all(looks):
             return None
-        config = self._absolute(candidate.config)
+        config = candidate.config.with_files_below(self._folder)
         return config, config.measurement_config_hash()
 
     def _look(self, written: Node | None, config_of: Callable[[str], ExperimentConfig]) -> bool:
@@ -259,7 +259,7 @@ class _LocalFiles:
             return True
         if written.data not in self._readable:
             try:
-                self._absolute(config_of(written.data)).measurement_config_hash()
+                config_of(written.data).with_files_below(self._folder).measurement_config_hash()
             except (ConfigInvalid, ModelUnavailable) as error:
                 hint = suggestion(written.data, ("builtin", "synthetic"))
                 self._problems.add(written.place, error.message.rstrip(".") + (f" ({hint})" if hint else ""))
@@ -267,12 +267,3 @@ class _LocalFiles:
             else:
                 self._readable[written.data] = True
         return self._readable[written.data]
-
-    def _absolute(self, config: ExperimentConfig) -> ExperimentConfig:
-        changes: dict[str, Any] = {}
-        if config.model_path is not None:
-            changes["model"] = str(self._folder / config.model_path)
-        if config.prompt_file is not None:
-            source = str(self._folder / config.prompt_file)
-            changes["workload"] = config.workload.model_copy(update={"source": source})
-        return config.model_copy(update=changes) if changes else config

@@ -41,6 +41,12 @@ _WIDEST = 1000
 # Where nobody looks at a terminal, a table that is cut to 80 columns serves nobody.
 _WIDTH_OF_A_FILE = 110
 
+_WHERE = {
+    "energy_per_output_token_j": "energy is, on NVIDIA GPUs",
+    "itl_mean_ms": "ITL is, where every token has its time (vllm.token_times, trt.token_times)",
+}
+"""Where a figure is measured that is missing."""
+
 
 @click.command("campaign")
 @options.database
@@ -263,8 +269,8 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[st
     if any(figures.t_method == "stein" for figures in shown):
         yield "* the metric that an adaptive study stopped by: with the spread and the degrees of freedom of its pilot."
     if any(metric not in group.figures for group in groups if group.n_cycles for metric in SHOWN):
-        energy = all("energy_per_output_token_j" in group.figures for group in groups if group.n_cycles)
-        yield f'"{NOT_MEASURED}" means not measured{"" if energy else "; energy is, on NVIDIA GPUs"}.'
+        missing = {metric for group in groups if group.n_cycles for metric in SHOWN if metric not in group.figures}
+        yield f'"{NOT_MEASURED}" means not measured{"".join(f"; {_WHERE[one]}" for one in _WHERE if one in missing)}.'
     if any("ttft_mean_ms" in group.figures for group in groups):
         yield "TTFT counts from the opening of the window, so waiting for a place in a batch is part of it."
     if any(group.largest_energy_bound is not None for group in groups):

@@ -80,6 +80,16 @@ class TrtOptions(Options):
             raise ValueError("cuda_graphs is false, so cuda_graph_batch_sizes and cuda_graph_padding have no meaning")
         return self
 
+    @model_validator(mode="after")
+    def _names_its_drafter(self) -> Self:
+        """One name for it, which versions before and after 1.2 know too, so that it is mounted, fetched and hashed."""
+        if "speculative_model" in self.speculative_config:
+            raise ValueError("speculative_config: name the model that drafts in speculative_model_dir")
+        drafter = self.speculative_config.get("speculative_model_dir")
+        if drafter is not None and not (isinstance(drafter, str) and drafter):
+            raise ValueError("speculative_config.speculative_model_dir has to be a hub id or a folder")
+        return self
+
 
 _INSTEAD = {
     "quant_algo": "; engine pytorch takes it from the checkpoint, so name a quantized model instead",

@@ -137,7 +137,7 @@ def test_the_hash_does_not_depend_on_the_working_directory(tmp_path: Path, monke
     assert digest(relative) == digest({"workload": {"source": str(tmp_path / "prompts.jsonl")}})
 
 
-@pytest.mark.parametrize("source", ["/nowhere/p.jsonl", "~no-such-user/p.jsonl", "nul\0.jsonl", "/"])
+@pytest.mark.parametrize("source", ["/nowhere/p.jsonl", "~no-such-user/p.jsonl", "nul\0.jsonl", "/", "/dev/zero"])
 def test_an_unreadable_prompt_file_is_an_invalid_configuration(source: str) -> None:
     with pytest.raises(ConfigInvalid, match=r"prompt file .* cannot be read \(.+\).*workload\.source"):
         digest({"workload": {"source": source}})
@@ -267,8 +267,9 @@ def test_values_that_look_alike_are_told_apart() -> None:
     [
         {"backend": "pytorch", "batch_size": 1, "pytorch": {"assistant_model": "FOLDER"}},
         {"backend": "vllm", "vllm": {"speculative": {"model": "FOLDER", "num_speculative_tokens": 3}}},
+        {"backend": "trt", "trt": {"speculative_config": {"speculative_model_dir": "FOLDER", "max_draft_len": 3}}},
     ],
-    ids=["pytorch", "vllm"],
+    ids=["pytorch", "vllm", "trt"],
 )
 def test_a_drafting_models_folder_enters_by_its_content(tmp_path: Path, options: dict[str, Any]) -> None:
     found = []

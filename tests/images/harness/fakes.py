@@ -81,6 +81,7 @@ class FakeBackend:
         seconds: how long each call of run takes, by its number from 0; the last one repeats. Or how long serve takes
             after the last request has come.
         edit: what happens to the generations of the window before they are returned.
+        paddings: padded share of each call of run, over and over; empty: it does not tell.
     """
 
     loaded: LoadedModel = field(default_factory=loaded_model)
@@ -90,6 +91,7 @@ class FakeBackend:
     changes: dict[str, Any] = field(default_factory=dict)
     edit: Callable[[list[Generation]], list[Generation]] = list
     memory_use: MemoryUse = field(default_factory=MemoryUse)
+    paddings: Sequence[float] = ()
     packages: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list)
     batches: list[list[Request]] = field(default_factory=list)
@@ -137,7 +139,7 @@ class FakeBackend:
         return ()
 
     def padding_fraction(self) -> float | None:
-        return None
+        return self.paddings[(len(self.batches) - 1) % len(self.paddings)] if self.paddings else None
 
     def close(self) -> None:
         self.calls.append("close")

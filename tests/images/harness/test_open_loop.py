@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import threading
 import time
 from typing import Any
@@ -106,7 +107,9 @@ def test_requests_come_in_the_order_in_which_they_are_due_and_never_before() -> 
             moments |= {request.index: time.perf_counter() - began_s for request in feed.take(None)}
     assert list(moments) == [1, 2, 0]
     assert all(moments[index] >= due for index, due in enumerate((0.06, 0.0, 0.03)))
-    assert all(feed.handed_s[index] - began_s >= due for index, due in enumerate((0.06, 0.0, 0.03)))
+    lags_s = [feed.handed_s[index] - began_s - due for index, due in enumerate((0.06, 0.0, 0.03))]
+    assert min(lags_s) >= 0.0
+    assert statistics.median(lags_s) < 0.03
 
 
 def test_what_came_while_nobody_took_waits_together_and_in_order() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from images.contract.job import ConfigInvalid, ExitCode
+from images.contract.job import ConfigInvalid, ExitCode, JobContext
+from images.harness.measure import measure
 from images.harness.workload import prepare_workload
-from tests.images.harness.fakes import WordTokenizer, config, loaded_model
+from tests.images.harness.fakes import FakeBackend, Phases, WordTokenizer, config, loaded_model
 from tests.images.stub.jobs import run, stub
 
 
@@ -55,22 +57,25 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "says"),
     [
-        "plain text",
-        '{"prompt": "cut o',
-        '{"text": "another name"}',
-        '["a list"]',
-        '{"prompt": 5}',
-        '{"prompt": ""}',
-        '{"prompt": "half a pair \\ud800"}',
-        "[" * 100_000,
-        "null",
+        ("plain text", "is not JSON (Expecting value)."),
+        ('{"prompt": "cut o', "is not JSON (Unterminated string starting at)."),
+        ('{"prompt": "a", "id": ' + "9" * 5000 + "}", "is not JSON."),
+        ("[" * 100_000, "is not JSON."),
+        ('{"text": "another name"}', 'has no "prompt".'),
+        ('["a list"]', "is not a JSON object."),
+        ("null", "is not a JSON object."),
+        ('{"prompt": 5}', 'has a "prompt" that is no text.'),
+        ('{"prompt": ""}', 'has an empty "prompt".'),
+        ('{"prompt": "half a pair \\ud800"}', 'has a "prompt" that is no text.'),
     ],
 )
-def test_a_malformed_line_is_named_by_its_number_in_the_file(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_is_named_by_its_number_and_what_is_wrong_with_it(
+    tmp_path: Path, line: str, says: str
+) -> None:
     file = write(tmp_path, '{"prompt": "good"}', "", line, '{"prompt": "good"}')
-    assert f"line 3 of {file} is not a JSON object" in refusal(file)
+    assert f"line 3 of {file} {says} Correct or remove that line" in refusal(file)
 
 
 def test_a_file_with_too_few_prompts_says_how_many_it_holds(tmp_path: Path) -> None:
@@ -87,8 +92,20 @@ def test_an_empty_file_is_refused_as_such(tmp_path: Path, lines: tuple[str, ...]
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "absent.jsonl")
     assert "cannot be read" in refusal(tmp_path)
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in refusal(tmp_path / "binary.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "one"}\n{"prompt": "é"}\n'.encode("latin-1"))
+    assert "line 2 of" in (said := refusal(tmp_path / "latin.jsonl"))
+    assert "is not UTF-8. Save the file as UTF-8." in said
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for endless in (tmp_path / "pipe.jsonl", Path("/dev/zero")):
+        assert "cannot be read (not a regular file)" in refusal(endless)
+
+
+def test_bad_prompts_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    for workload in ({"source": str(write(tmp_path, "no json"))}, {"source": "builtin", "n_prompts": 5000}):
+        with pytest.raises(ConfigInvalid):
+            measure(config(workload), JobContext(gpu_uuids=[]), "exp_test", backend, Phases(), Path())
+    assert backend.calls == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from images.contract.config import parse_config
 from images.contract.job import ConfigInvalid, JobContext, MeasurementFailed
+from images.contract.result import ExperimentResult
 from images.harness.backend import Generation, Request
 from images.harness.measure import Measured, measure
 from images.harness.window import Pass, full_load
@@ -161,6 +162,35 @@ def test_whole_passes_are_repeated_until_the_window_is_long_enough(least_s: floa
     assert measured.requests["request_index"].to_pylist() == list(range(6 * passes))
     assert result.output_tokens == 18 * passes
     assert backend.calls.count("reset_caches") == passes, "caches are emptied before every pass"
+
+
+def test_the_padded_share_is_that_of_all_passes_together() -> None:
+    backend = FakeBackend(seconds=[2.0], paddings=(0.5, 0.0, 0.75))
+    result = run(backend, {"n_prompts": 2, "source": "synthetic", "max_input_tokens": 6}, min_window_s=6.0).result
+    assert result.passes == 3
+    positions = 12 / 0.5 + 12 / 1.0 + 12 / 0.25
+    assert padding_fraction(result) == pytest.approx(1 - 36 / positions)
+    assert padding_fraction(run(FakeBackend()).result) is None
+
+
+def padding_fraction(result: ExperimentResult) -> float | None:
+    assert result.extended_metrics is not None
+    return result.extended_metrics.padding_fraction
+
+
+def test_nothing_is_prepared_between_the_warm_up_and_the_window(tmp_path: Path) -> None:
+    """GPUs would cool down meanwhile, and their clocks fall."""
+    workload = prompt_file(20)(tmp_path)
+
+    class Deleting(FakeBackend):
+        def run(self, requests: Sequence[Request], /) -> list[Generation]:
+            Path(workload["source"]).unlink(missing_ok=True)
+            return super().run(requests)
+
+    chosen = config(workload, {"min_window_s": 2.0, "warmup": {"enabled": True, "full_pass": False}})
+    context = JobContext(gpu_uuids=[], measurement_config_hash="0" * 16)
+    measured = measure(chosen, context, "exp_test", Deleting(seconds=[1.0]), Phases(), Path())
+    assert measured.result.passes == 2
 
 
 def test_a_requests_arrival_is_its_own_passes_beginning() -> None:

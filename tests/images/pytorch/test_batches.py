@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -158,6 +159,19 @@ def test_what_is_delivered_is_counted_as_the_generations_have_it(backend: Backen
         whole = backend.run(requests(ignore_eos=True))
     assert backend.delivered() == before + sum(map(len, [*outputs(stopped), *outputs(whole)]))
     assert sum(map(len, outputs(stopped))) < sum(map(len, outputs(whole)))
+
+
+def test_every_row_ends_at_its_own_limit_whatever_the_others_of_its_batch_want(backend: Backend, early: int) -> None:
+    limits = [6, 4, 12, 20, 1, 24]
+    asked = [replace(one, max_output_tokens=limit) for one, limit in zip(requests(), limits, strict=True)]
+    before = backend.delivered() or 0
+    with end_tokens(backend, {early}):
+        together, alone = backend.run(asked), one_by_one(backend, asked)
+    assert outputs(together) == outputs(alone)
+    assert [one.finish_reason for one in together] == [one.finish_reason for one in alone]
+    assert {one.finish_reason for one in together} == {"stop", "length"}
+    assert [len(one.delivery_s or ()) for one in together] == [len(row) for row in outputs(together)]
+    assert backend.delivered() == before + 2 * sum(map(len, outputs(together))), "what follows a limit is padding"
 
 
 def test_another_thread_sees_the_count_grow_in_mid_run(backend: Backend) -> None:

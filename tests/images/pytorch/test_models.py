@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from tests.images.pytorch.tiny import PROMPTS, load, outputs, requests
 
 pytestmark = pytest.mark.torch
 
+ROOT = Path(__file__).resolve().parents[3]
 STRONG = {"do_sample": True, "temperature": 5.0, "top_k": 3, "repetition_penalty": 9.0, "max_length": 7, "num_beams": 2}
 
 
@@ -168,6 +171,36 @@ def test_a_folder_that_is_no_whole_model_is_told_in_one_line(
     assert caught.value.exit_code in codes
     assert str(copy) in caught.value.message
     assert caught.value.advice
+
+
+def test_a_model_without_a_tokenizer_or_with_other_weights_says_just_that(copy: Path) -> None:
+    change_sizes(copy)
+    with pytest.raises(ModelUnavailable, match=r"do not fit its config\.json\. Get it again\."):
+        load(model=str(copy))
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelUnavailable, match=r"has no tokenizer that can be read\. Get it again, whole\."):
+        load(model=str(copy))
+
+
+def test_a_model_that_the_host_has_no_room_for_is_not_called_damaged(copy: Path) -> None:
+    """In a process of its own, whose address space is limited."""
+    header = (copy / "model.safetensors").read_bytes()
+    length = int.from_bytes(header[:8], "little")
+    tensors = json.loads(header[8 : 8 + length])
+    at = max(tensor["data_offsets"][1] for tensor in tensors.values() if "data_offsets" in tensor)
+    tensors["model.large"] = {"dtype": "F32", "shape": [2**33], "data_offsets": [at, at + 2**35]}
+    text = json.dumps(tensors).encode()
+    with (copy / "model.safetensors").open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + at + 2**35)
+    code = (
+        "import resource; from tests.images.pytorch.tiny import load; "
+        "resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
+        f"load(model={str(copy)!r})"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert "OutOfMemory: the host has no room for the model" in ran.stderr.splitlines()[-1]
 
 
 def test_a_model_folder_that_is_not_there_is_refused_before_anything_is_loaded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from tests.images.stub.jobs import Ended, run, stub
 
 ARRIVALS = {"process": "poisson", "rate_per_s": 25.0}
 COUNT = 30
+MOST_LAG_MS = 30.0
+"""Of the median request; on a machine that has time it is under 1 ms (`make bench ARGS=openloop`)."""
 
 
 def open_loop(service_s: float, **fields: Any) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def test_requests_arrive_on_the_schedule_of_the_seed_and_the_generators_lag_is_s
     found = rows(quick)
     assert [row["arrival_s"] for row in found] == pytest.approx(due_s(open_loop(0.001)), abs=1e-9)
     assert all(row["lag_ms"] >= 0.0 for row in found)
+    assert statistics.median(row["lag_ms"] for row in found) < MOST_LAG_MS
     assert all(row["ttft_ms"] >= row["queue_ms"] >= row["lag_ms"] for row in found), "the lag is part of the latency"
 
 
@@ -63,7 +67,8 @@ def test_the_window_lasts_as_long_as_the_schedule_and_the_last_request(quick: En
 
 def test_a_slow_backend_shows_as_latency_and_not_as_a_slower_schedule(quick: Ended, slow: Ended) -> None:
     fast, late = rows(quick), rows(slow)
-    assert [row["arrival_s"] for row in late] == pytest.approx([row["arrival_s"] for row in fast], abs=1e-9)
+    for ended in (fast, late):
+        assert statistics.median(row["lag_ms"] for row in ended) < MOST_LAG_MS, "handed over when due, whatever runs"
     # One after the other: the n-th answer is there after n services at the earliest, whenever its request came.
     for number, row in enumerate(late, start=1):
         assert row["e2e_ms"] / 1e3 + row["arrival_s"] >= 0.08 * number

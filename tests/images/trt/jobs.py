@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from images.harness.backend import LoadedModel, Request
 from tests.images.stub.jobs import ROOT
 
+if TYPE_CHECKING:
+    from images.trt.backend import Backend  # needs torch
+
 STAND_IN = Path(__file__).with_name("stand_in")
+Load = Callable[..., "tuple[Backend, LoadedModel]"]
+MOST = 20
+PROMPTS = [tuple(3 + (number * 37 + at) % 200 for at in range(2 + number)) for number in range(24)]
 
 
 def environment(gpus: int, **more: str) -> dict[str, str]:
@@ -24,3 +32,7 @@ def small(**changes: Any) -> dict[str, Any]:
         "measurement": {"warmup": {"window": 2, "max_rounds": 2}, "baseline": {"enabled": False}},
         **changes,
     }
+
+
+def requests(*, ignore_eos: bool = False) -> list[Request]:
+    return [Request(index, prompt, MOST, ignore_eos) for index, prompt in enumerate(PROMPTS)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +12,12 @@ pytest.importorskip("torch")
 
 from transformers import GenerationConfig
 
-from images.contract.config import parse_config
-from images.contract.job import (
-    ENV_ENGINE_CACHE,
-    ConfigInvalid,
-    GpuUnusable,
-    JobContext,
-    JobError,
-    ModelUnavailable,
-    OutOfMemory,
-)
-from images.harness.backend import Generation, LoadedModel, Request
+from images.contract.job import ENV_ENGINE_CACHE, ConfigInvalid, GpuUnusable, JobError, ModelUnavailable, OutOfMemory
+from images.harness.backend import Generation
 from images.models.tiny_llama import make_model, make_tokenizer
-from images.trt.backend import Backend
+from tests.images.trt.jobs import MOST, PROMPTS, Load, requests
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("gpu")]
-
-Load = Callable[..., tuple[Backend, LoadedModel]]
-MOST = 20
-PROMPTS = [tuple(3 + (number * 37 + at) % 200 for at in range(2 + number)) for number in range(24)]
-
-
-@pytest.fixture
-def load() -> Iterator[Load]:
-    loaded: list[Backend] = []
-
-    def one(**changes: Any) -> tuple[Backend, LoadedModel]:
-        backend = Backend()
-        model = backend.load(parse_config({"backend": "trt", "batch_size": 4, **changes}), JobContext())
-        loaded.append(backend)
-        return backend, model
-
-    yield one
-    for backend in loaded:
-        backend.close()
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +29,6 @@ def two_ends(tmp_path_factory: pytest.TempPathFactory) -> str:
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return str(folder)
-
-
-def requests(*, ignore_eos: bool = False) -> list[Request]:
-    return [Request(index, prompt, MOST, ignore_eos) for index, prompt in enumerate(PROMPTS)]
 
 
 def outputs(generations: list[Generation]) -> list[tuple[int, ...]]:
@@ -217,6 +184,41 @@ def test_an_engine_is_built_once_for_one_model_and_again_for_another(
     assert builds() == ("False", True)
 
 
+def test_an_engine_that_nobody_builds_has_no_time_of_building_and_no_cache(
+    load: Load, two_ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV_ENGINE_CACHE, str(tmp_path))  # inherited by every local job
+    settings = load(model=two_ends)[1].observed_settings
+    assert {"engine_build_s", "engine_from_cache"} & settings.keys() == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["FP8_PER_CHANNEL_PER_TOKEN", "W8A16_GPTQ", "MIXED_PRECISION", "W4A8_MXFP4_FP8"])
+def test_an_engine_is_quantized_by_whichever_algorithm_there_is(
+    load: Load, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (10, 0))
+    _, model = load(trt={"engine": "tensorrt", "quant_algo": name})
+    assert model.observed_settings["quant_config.quant_algo"] == name
+
+
+@pytest.mark.parametrize(
+    ("engine", "speculation"),
+    [
+        ("pytorch", {"decoding_type": "Lookahead"}),
+        ("pytorch", {"decoding_type": "Medusa", "max_draft_len": 2}),
+        ("tensorrt", {"decoding_type": "NGram", "max_draft_len": 3, "max_matching_ngram_size": 2}),
+        ("tensorrt", {"decoding_type": "MTP"}),
+    ],
+)
+def test_speculation_of_the_other_engine_is_refused(load: Load, engine: str, speculation: dict[str, Any]) -> None:
+    with pytest.raises(ConfigInvalid, match=f"speculation {speculation['decoding_type']} is not for backend"):
+        load(trt={"engine": engine, "speculative_config": speculation})
+    other = "tensorrt" if engine == "pytorch" else "pytorch"
+    _, model = load(trt={"engine": other, "speculative_config": speculation})
+    assert model.observed_settings["speculative_config.decoding_type"] == speculation["decoding_type"]
+
+
 def test_memory_is_what_the_devices_say(load: Load) -> None:
     assert load()[0].memory().peak_mb == pytest.approx(70_000)
 
@@ -231,7 +233,7 @@ def test_memory_is_what_the_devices_say(load: Load) -> None:
             "stream_interval: Input should be",
         ),
         ({"trt": {"extra": {"kv_cache_config": {"dtipe": "fp8"}}}}, ConfigInvalid, "dtipe: Extra inputs"),
-        ({"trt": {"extra": {"workspace": "/tmp"}}}, ConfigInvalid, "trt.extra.workspace is not free"),
+        ({"trt": {"extra": {"workspace": "/tmp"}}}, ConfigInvalid, "trt.extra.workspace is set by joulehouse"),
         ({"trt": {"extra": {"max_batch_size": 4}}}, ConfigInvalid, "trt.extra.max_batch_size has a field of its own"),
         ({"trt": {"extra": {"kv_cache_config": {"dtype": "fp8"}}}}, ConfigInvalid, "Set trt.kv_cache_dtype instead"),
         ({"trt": {"engine": "tensorrt", "quant_algo": "W3"}}, ConfigInvalid, "'W3' is not a valid QuantAlgo"),
@@ -244,7 +246,11 @@ def test_memory_is_what_the_devices_say(load: Load) -> None:
         ({"trt": {"engine": "tensorrt", "extra": {"attn_backend": "TRTLLM"}}}, ConfigInvalid, "Set trt.attn_backend"),
         ({"trt": {"engine": "tensorrt", "extra": {"moe_config": {}}}}, ConfigInvalid, "invalid argument: moe_config"),
         ({"trt": {"extra": {"fast_build": True}}}, ConfigInvalid, "specific to TensorRT backend"),
-        ({"trt": {"speculative_config": {"decoding_type": "Guess"}}}, ConfigInvalid, "It has: Lookahead, NGram"),
+        (
+            {"trt": {"speculative_config": {"decoding_type": "Guess"}}},
+            ConfigInvalid,
+            "It has: Auto, DraftTarget, Eagle",
+        ),
         ({"trt": {"engine": "tensorrt", "quant_algo": "FP8"}}, ConfigInvalid, "FP8 needs compute capability 8.9"),
         ({"trt": {"kv_cache_dtype": "fp8"}}, ConfigInvalid, "needs compute capability 8.9, and STAND-IN GPU has 8.0"),
         ({"trt": {"kv_cache_max_tokens": 10**9}}, OutOfMemory, "CUDA out of memory"),

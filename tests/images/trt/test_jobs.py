@@ -27,6 +27,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     **GOOD,
     "unknown option": small(trt={"extra": {"max_bach_size": 4}}),
     "no GPU": small(),
+    "dying engine": small(),
 }
 
 
@@ -38,6 +39,7 @@ def ended(gpu_library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
     def one(name: str) -> Ended:
         env = environment(0) if name == "no GPU" else {**machine.environment(), **environment(1)}
+        env |= {"STAND_IN_STEPS": "20"} if name == "dying engine" else {}
         return start(folders[name], DOCUMENTS[name], backend="trt", env=env).end(240.0)
 
     with ThreadPoolExecutor(2) as pool:
@@ -81,6 +83,13 @@ def test_an_unknown_engine_option_ends_with_the_engines_own_words(ended: dict[st
     job = ended["unknown option"]
     assert job.code == ExitCode.CONFIG_INVALID
     assert "LLM got invalid argument: max_bach_size" in job.failure.message
+    assert len(job.errors) == 1
+
+
+def test_an_engine_that_dies_is_a_failed_measurement_and_no_bug(ended: dict[str, Ended]) -> None:
+    job = ended["dying engine"]
+    assert job.code == ExitCode.MEASUREMENT_FAILED
+    assert "Executor worker died" in job.failure.message
     assert len(job.errors) == 1
 
 

@@ -1,4 +1,4 @@
-"""Options that one of TensorRT-LLM's two backends does not have are told before anything is started."""
+"""Options that cannot work, or not with the chosen one of two engines, are told before anything is started."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from images.contract.job import ConfigInvalid
         ({"engine": "tensorrt", "kv_cache_dtype": "fp8"}, "for engine tensorrt set kv_cache_quant_algo"),
         ({"engine": "tensorrt", "cuda_graphs": False}, "cuda_graphs needs engine: pytorch"),
         ({"cuda_graphs": False, "cuda_graph_batch_sizes": [1]}, "cuda_graphs is false"),
+        ({"speculative_config": {"speculative_model": "a/b"}}, "name the model that drafts in speculative_model_dir"),
+        ({"speculative_config": {"speculative_model_dir": 1}}, "speculative_model_dir has to be a hub id or a folder"),
     ],
 )
-def test_an_option_of_the_other_engine_is_refused(options: dict[str, Any], said: str) -> None:
+def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         parse_config({"backend": "trt", "trt": options})
     assert said in caught.value.message

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -58,18 +60,19 @@ class RequestOutput:
         self.outputs = [CompletionOutput()]
         self.finished = False
         self.cached_tokens = 0
-        self._queue: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Answer | RuntimeError] = queue.SimpleQueue()
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
             self._arrived = asyncio.Event()
         except RuntimeError:
             self._loop = None
 
-    def put(self, answer: _Answer) -> None:
+    def put(self, answer: _Answer | RuntimeError) -> None:
         """Called by the engine's thread."""
         self._queue.put(answer)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._arrived.set)
+            with suppress(RuntimeError):  # nobody waits any more: the loop is closed
+                self._loop.call_soon_threadsafe(self._arrived.set)
 
     def result(self, timeout: float | None = None) -> RequestOutput:
         while not self.finished:
@@ -88,7 +91,9 @@ class RequestOutput:
         self._take(self._queue.get())
         return self
 
-    def _take(self, answer: _Answer) -> None:
+    def _take(self, answer: _Answer | RuntimeError) -> None:
+        if isinstance(answer, RuntimeError):
+            raise answer
         output = self.outputs[0]
         output.token_ids.extend(answer.token_ids)
         output.finish_reason = answer.finish_reason
@@ -130,6 +135,9 @@ class _Running:
             self._unsent = []
         return reason is not None
 
+    def fail(self) -> None:
+        self._result.put(RuntimeError("Executor worker died"))
+
     def _end_token(self) -> int | None:
         """Prompts end by themselves after 1 to 24 tokens, each after its own number of them."""
         if self._params.ignore_eos or self._params.end_id == -1 or self._count != 1 + self._seed % 24:
@@ -146,6 +154,7 @@ class Executor:
         self._waiting: deque[_Running] = deque()
         self._wake = threading.Event()
         self._ended = False
+        self._steps_left = int(os.environ.get("STAND_IN_STEPS", "-1"))
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -156,6 +165,8 @@ class Executor:
             running.cached_tokens = len(prompt) - 1
         self._seen.add(tuple(prompt))
         self._waiting.append(running)
+        if self._steps_left == 0:
+            running.fail()
         self._wake.set()
         return result
 
@@ -176,4 +187,9 @@ class Executor:
                 self._wake.clear()
                 continue
             time.sleep(STEP_S)
+            if self._steps_left == 0:
+                for one in (*running, *self._waiting):
+                    one.fail()
+                return
+            self._steps_left -= 1
             running = [one for one in running if not one.step(self._shows_end_token)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from .decoding import DecodingBaseConfig, SaveHiddenStatesDecodingConfig, Strict
 
 
 class QuantAlgo(StrEnum):
@@ -15,15 +17,26 @@ class QuantAlgo(StrEnum):
     W4A16 = "W4A16"
     W4A16_AWQ = "W4A16_AWQ"
     W4A8_AWQ = "W4A8_AWQ"
+    W8A16_GPTQ = "W8A16_GPTQ"
     W4A16_GPTQ = "W4A16_GPTQ"
+    W8A8_SQ_PER_CHANNEL = "W8A8_SQ_PER_CHANNEL"
+    W8A8_SQ_PER_TENSOR_PLUGIN = "W8A8_SQ_PER_TENSOR_PLUGIN"
+    W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
+    W8A8_SQ_PER_CHANNEL_PER_TENSOR_PLUGIN = "W8A8_SQ_PER_CHANNEL_PER_TENSOR_PLUGIN"
+    W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN = "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN"
+    W4A8_QSERVE_PER_GROUP = "W4A8_QSERVE_PER_GROUP"
+    W4A8_QSERVE_PER_CHANNEL = "W4A8_QSERVE_PER_CHANNEL"
     FP8 = "FP8"
+    FP8_PER_CHANNEL_PER_TOKEN = "FP8_PER_CHANNEL_PER_TOKEN"
     FP8_BLOCK_SCALES = "FP8_BLOCK_SCALES"
     INT8 = "INT8"
+    MIXED_PRECISION = "MIXED_PRECISION"
     NVFP4 = "NVFP4"
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=False)
+    W4A8_NVFP4_FP8 = "W4A8_NVFP4_FP8"
+    W4A8_MXFP4_FP8 = "W4A8_MXFP4_FP8"
+    W4A8_MXFP4_MXFP8 = "W4A8_MXFP4_MXFP8"
+    W4A16_MXFP4 = "W4A16_MXFP4"
+    NO_QUANT = "NO_QUANT"
 
 
 class KvCacheConfig(Strict):
@@ -80,6 +93,7 @@ class QuantConfig(Strict):
     has_zero_point: bool = False
     pre_quant_scale: bool = False
     exclude_modules: list[str] | None = None
+    mamba_ssm_cache_dtype: str | None = None
 
 
 class BuildConfig(Strict):
@@ -90,13 +104,29 @@ class BuildConfig(Strict):
     max_beam_width: int = 1
     max_num_tokens: int = 8192
     opt_num_tokens: int | None = None
-    strongly_typed: bool = True
+    max_prompt_embedding_table_size: int = 0
+    kv_cache_type: Any = None
     gather_context_logits: bool = False
     gather_generation_logits: bool = False
+    strongly_typed: bool = True
+    force_num_profiles: int | None = None
+    profiling_verbosity: str = "layer_names_only"
+    enable_debug_output: bool = False
+    max_draft_len: int = 0
+    speculative_decoding_mode: Any = None
     use_refit: bool = False
+    input_timing_cache: str | None = None
+    output_timing_cache: str | None = "model.cache"
+    lora_config: Any = None
+    weight_sparsity: bool = False
     weight_streaming: bool = False
     plugin_config: Any = None
+    use_strip_plan: bool = False
+    max_encoder_input_len: int = 1024
+    dry_run: bool = False
+    visualize_network: str | None = None
     monitor_memory: bool = False
+    use_mrope: bool = False
 
 
 @dataclass
@@ -104,28 +134,6 @@ class BuildCacheConfig:
     cache_root: Path | None = None
     max_records: int = 10
     max_cache_storage_gb: float = 256
-
-
-class NGramDecodingConfig(Strict):
-    decoding_type: ClassVar[str] = "NGram"
-    max_draft_len: int | None = None
-    max_matching_ngram_size: int = 0
-    is_keep_all: bool = True
-    is_use_oldest: bool = True
-    is_public_pool: bool = True
-
-
-class LookaheadDecodingConfig(Strict):
-    decoding_type: ClassVar[str] = "Lookahead"
-    max_window_size: int = 4
-    max_ngram_size: int = 3
-    max_verification_set_size: int = 4
-
-
-class SaveHiddenStatesDecodingConfig(Strict):
-    decoding_type: ClassVar[str] = "SaveState"
-    output_directory: str
-    write_interval: int = 20
 
 
 class LlmArgs(Strict):
@@ -161,7 +169,7 @@ class LlmArgs(Strict):
     scheduler_config: SchedulerConfig = Field(default_factory=SchedulerConfig)
     cache_transceiver_config: Any = None
     sparse_attention_config: Any = None
-    speculative_config: NGramDecodingConfig | LookaheadDecodingConfig | SaveHiddenStatesDecodingConfig | None = None
+    speculative_config: DecodingBaseConfig | None = None
     max_batch_size: int | None = None
     max_input_len: int | None = None
     max_seq_len: int | None = None
@@ -182,6 +190,16 @@ class LlmArgs(Strict):
     def _real(cls, value: Any) -> Any:
         assert value is None or isinstance(value, BuildConfig), f"build_config is not initialized: {value}"
         return value
+
+    @model_validator(mode="after")
+    def _can_speculate(self) -> LlmArgs:
+        drafting = self.speculative_config
+        if drafting is None:
+            return self
+        if not drafting.supports_backend(self.backend):
+            raise ValueError(f"speculation {drafting.decoding_type} is not for backend {self.backend}")
+        assert not drafting.lacking(), f"speculation {drafting.decoding_type} needs {', '.join(drafting.lacking())}"
+        return self
 
 
 class TrtLlmArgs(LlmArgs):
@@ -205,6 +223,7 @@ class TrtLlmArgs(LlmArgs):
 
 
 class TorchLlmArgs(LlmArgs):
+    backend: str | None = "pytorch"
     garbage_collection_gen0_threshold: int = 20000
     cuda_graph_config: CudaGraphConfig | None = Field(default_factory=CudaGraphConfig)
     attention_dp_config: Any = None

@@ -1,4 +1,4 @@
-"""SamplingParams: the names of the public reference, and nothing of what they do beyond lengths and ends."""
+"""SamplingParams: names of the public reference, and nothing of what they do beyond lengths and ends."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class SamplingParams:
     early_stopping: int | None = None
     no_repeat_ngram_size: int | None = None
     min_p: float | None = None
+    beam_width_array: list[int] | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     return_context_logits: bool = False
