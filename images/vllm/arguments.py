@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid
 from images.contract.options.vllm import VllmOptions
+from images.models.extras import refuse_doubles
 
 PASSED = (
     "attention_backend",
@@ -36,7 +36,8 @@ PASSED = (
     "stream_interval",
 )
 """Options that have the engine's own name."""
-_OURS = {
+_OWN = {
+    **{name: f"vllm.{name}" for name in PASSED},
     "model": "model",
     "tokenizer": "model",
     "revision": "model_revision",
@@ -52,11 +53,11 @@ _OURS = {
     "spec_tokens": "vllm.speculative.num_speculative_tokens",
     "cudagraph_mode": "vllm.cudagraph_mode",
 }
-_NEEDED = ("disable_log_stats", "log_config_file", "logging_config", "worker_extension_cls", "skip_tokenizer_init")
+_NEEDED = ("disable_log_stats", "log_config_file", "logging_config", "worker_extension_cls")
 _CPU_KV_CACHE_BYTES = 2**30
 
 
-def prepare_environment(num_processes: int) -> None:
+def prepare_environment(config: ExperimentConfig) -> None:
     """What vLLM reads from the environment; whatever is set already stays.
 
     The start method: a forked engine would inherit this process's signal handlers and the socket that they wake, so
@@ -67,8 +68,9 @@ def prepare_environment(num_processes: int) -> None:
         "VLLM_HOST_IP": "127.0.0.1",  # all processes are on this machine, which may have no network
         "VLLM_NO_USAGE_STATS": "1",  # nothing but the measured work runs beside it
     }
-    if num_processes > 1:
-        settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # each engine would bind its threads to the same cores
+    if config.num_processes > 1 or config.gpus_per_process > 1:
+        # Each engine would bind its threads to the same cores, and the workers of one want a NUMA node each.
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
@@ -84,13 +86,20 @@ def engine_arguments(
         cpu: whether this vLLM runs on the CPU, where it would take 0.92 of the machine's memory for itself.
 
     Raises:
-        ConfigInvalid: `vllm.extra` overrides what has a field of its own, or what the measurement needs.
+        ConfigInvalid: `vllm.extra` overrides what has a field of its own, or what the measurement needs; or options
+            do not go together.
     """
     options = config.vllm or VllmOptions()
-    _refuse_doubles(options.extra)
+    refuse_doubles("vllm.extra", _OWN, options.extra, _NEEDED)
     chosen = {name: value for name in PASSED if (value := getattr(options, name)) is not None}
     if cpu and not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & {*chosen, *options.extra}:
         chosen["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
+    if cpu and config.sampling.temperature > 0 and chosen.setdefault("enable_chunked_prefill", False):
+        # Its worker fails where it would take back what a part of a prompt has drawn from the request's generator.
+        raise ConfigInvalid(
+            "vLLM for the CPU cannot split prompts over steps and draw tokens from a seed.",
+            "Leave vllm.enable_chunked_prefill, or set sampling.temperature: 0.",
+        )
     arguments: dict[str, Any] = {
         "model": source,
         "revision": None if config.model_path is not None else config.model_revision,
@@ -125,12 +134,3 @@ def _compilation(options: VllmOptions) -> dict[str, Any]:
             "Give one of them.",
         )
     return {**given, **chosen}
-
-
-def _refuse_doubles(extra: Mapping[str, Any]) -> None:
-    """`extra` may not override what has a field of its own: the result would name the wrong setting."""
-    own = {**{name: f"vllm.{name}" for name in PASSED}, **_OURS}
-    for name in own.keys() & extra.keys():
-        raise ConfigInvalid(f"vllm.extra.{name} has a field of its own.", f"Set {own[name]} instead.")
-    for name in extra.keys() & set(_NEEDED):
-        raise ConfigInvalid(f"vllm.extra.{name} is set by joulehouse, which measures with it.", "Remove it.")

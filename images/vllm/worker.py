@@ -20,13 +20,15 @@ class WorkerFacts:
     vllm_config: Any
 
     def joulehouse_memory(self) -> dict[str, float | None]:
-        """This worker's share of weights_mb, kv_cache_mb and peak_mb (MB, 10^6 bytes).
+        """This worker's share of weights_mb, kv_cache_mb and peak_mb (MB, 10^6 bytes), those of a draft model included.
 
         The peak is that of the device's allocator, whose record vLLM starts anew once the weights are loaded, or of
         this process on the CPU.
         """
-        model = self.model_runner.get_model()
-        weights = _bytes_of([*model.parameters(), *model.buffers()])
+        runner = self.model_runner
+        models = [one for one in (runner.get_model(), runner.get_draft_model()) if one is not None]
+        weights = _bytes_of(tensor for model in models for tensor in (*model.parameters(), *model.buffers()))
+        weights += sum(map(_packed_bytes, {layer for model in models for layer in model.modules()}))
         if self.device.type == "cuda":
             peak = float(torch.cuda.max_memory_allocated(self.device))
         else:
@@ -54,6 +56,15 @@ def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     """Of the storages behind them, each counted once: layers share some."""
     storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
     return sum(storages.values())
+
+
+def _packed_bytes(layer: Any) -> int:
+    """Of a linear layer's weight where vLLM for the CPU keeps it as oneDNN wants it, and PyTorch sees an empty one."""
+    if not hasattr(layer, "cpu_linear") or layer.weight.numel():
+        return 0
+    rows = getattr(layer, "output_size_per_partition", layer.output_size)
+    columns = getattr(layer, "input_size_per_partition", layer.input_size)
+    return int(rows * columns * layer.weight.element_size())
 
 
 def _tensors(nested: Any) -> Iterator[torch.Tensor]:

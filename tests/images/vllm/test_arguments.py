@@ -39,6 +39,15 @@ def test_on_the_cpu_the_kv_cache_does_not_take_all_memory_unless_told_to() -> No
     assert "kv_cache_memory_bytes" not in arguments(cpu=True, vllm={"gpu_memory_utilization": 0.2})
 
 
+def test_on_the_cpu_prompts_are_not_split_where_tokens_are_drawn_from_a_seed() -> None:
+    sampling = {"temperature": 1.0}
+    assert arguments(cpu=True, sampling=sampling)["enable_chunked_prefill"] is False
+    assert "enable_chunked_prefill" not in arguments(cpu=True)
+    assert "enable_chunked_prefill" not in arguments(sampling=sampling)
+    with pytest.raises(ConfigInvalid, match="split prompts"):
+        arguments(cpu=True, sampling=sampling, vllm={"enable_chunked_prefill": True})
+
+
 def test_compilation_and_speculation_are_put_together_as_the_engine_wants_them() -> None:
     made = arguments(
         vllm={
@@ -49,6 +58,10 @@ def test_compilation_and_speculation_are_put_together_as_the_engine_wants_them()
     )
     assert made["compilation_config"] == {"custom_ops": ["all"], "cudagraph_mode": "FULL"}
     assert made["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 3}
+
+
+def test_extra_reaches_the_engine_untouched() -> None:
+    assert arguments(vllm={"extra": {"skip_tokenizer_init": True}})["skip_tokenizer_init"] is True
 
 
 @pytest.mark.parametrize("name", ["max_num_seqs", "dtype", "tensor_parallel_size", "disable_log_stats"])

