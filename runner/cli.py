@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from images.contract.config import BACKENDS
 from images.contract.job import ExitCode, JobError
-from runner.cluster.render import render_rbac, render_study
+from runner.cluster.render import describe_jobs, render_rbac, render_study
 from runner.execute import require_room
 from runner.gpu.leases import lease_folder
 from runner.gpu.settle import check_power_limits
@@ -26,19 +27,21 @@ from runner.hub.models import prefetch
 from runner.interrupt import END, FINISH, ending_signals
 from runner.launchers import Identity, checkout_revision
 from runner.layout import Layout, slug
-from runner.options import RESULTS, Asked, asked_study, output_named, output_of, study_options
+from runner.options import RESULTS, Asked, allow_tag_option, asked_study, output_named, output_of, study_options
 from runner.recovery import clear
 from runner.schedule import Summary, is_cleared, run_study
 from runner.studies.record import check, known
 from runner.studies.settings import LAUNCHER_NAMES, LauncherName
 from runner.studies.study import Study
 from runner.studies.study_document import study_schema
-from runner.studies.study_file import StudyInvalid
+from runner.studies.study_file import StudyInvalid, load_study
 from runner.view import doctor as health
 from runner.view import status as overview
 from runner.view.preview import describe_plan
 from runner.view.progress import Progress, StandardError
 
+_IN_CLUSTER = "runner.cluster.command"
+"""Imported late: the Kubernetes client takes half a second, which nobody else should wait."""
 _LOOK_EVERY_S = 0.2
 _PATIENCE_S = 3.0
 
@@ -53,7 +56,8 @@ def cli() -> None:
 @study_options
 @click.option("--extend", is_flag=True, help="The study file has more experiments or cycles than when it ran.")
 @click.option("--dry-run", is_flag=True, help="Check everything that can be checked, and run nothing.")
-def run(extend: bool, dry_run: bool, **options: Any) -> None:
+@allow_tag_option
+def run(extend: bool, dry_run: bool, allow_tag: bool, **options: Any) -> None:
     """Run a study file, or one experiment (--backend), and publish a directory for every cycle.
 
     Run it again and it goes on where it was. The first Ctrl-C lets running jobs finish, the second ends them.
@@ -62,6 +66,12 @@ def run(extend: bool, dry_run: bool, **options: Any) -> None:
     asked = Asked(**options)
     study = asked_study(asked)
     layout = Layout(output_of(asked, study))
+    if study.launcher.name == "kubernetes":
+        if dry_run:
+            click.echo("\n".join(describe_jobs(study, allow_tag=allow_tag)))
+            return
+        command = import_module(_IN_CLUSTER)
+        _end_with(command.run(study, layout, extend=extend, allow_tag=allow_tag), study, layout.output)
     host = open_host(study)
     if not dry_run:
         layout.prepare()
@@ -95,8 +105,13 @@ def run(extend: bool, dry_run: bool, **options: Any) -> None:
             )
         finally:
             progress.stop()
+    _end_with(summary, study, layout.output)
+
+
+def _end_with(summary: Summary, study: Study, output: Path) -> NoReturn:
+    """Say what there is now, and exit with what that means."""
     with suppress(OSError):  # a terminal that is gone changes nothing about what was measured
-        click.echo(_describe(summary, study, layout.output))
+        click.echo(_describe(summary, study, output))
     if summary.problem is not None:
         raise summary.problem
     sys.exit(next((outcome.exit_code for outcome in summary.outcomes if outcome.exit_code), 0))
@@ -109,6 +124,10 @@ def plan(everything: bool, **options: Any) -> None:
     """Print what `runner run` would run here: experiments, blocks, and how many GPUs they can use, and why."""
     asked = Asked(**options)
     study = asked_study(asked)
+    if study.launcher.name == "kubernetes":
+        for line in describe_jobs(study, allow_tag=True):
+            click.echo(line)
+        return
     n_gpus = len(study_gpus(study))
     for line in describe_plan(study, n_gpus, output_of(asked, study), everything=everything):
         click.echo(line)
@@ -120,7 +139,7 @@ def plan(everything: bool, **options: Any) -> None:
 
 @cli.command()
 @study_options
-@click.option("--allow-tag", is_flag=True, help="Allow images that are named by tag; the result names no digest then.")
+@allow_tag_option
 @click.option("--rbac", is_flag=True, help="Print the Role that `runner run --launcher kubernetes` needs instead.")
 def render(allow_tag: bool, rbac: bool, **options: Any) -> None:
     """Print a study as Kubernetes manifests, for kubectl or GitOps; no cluster is asked."""
@@ -152,6 +171,11 @@ def stop(where: Path, now: bool, name: str | None) -> None:
     """End the runner of a study, and wait until it has ended; without one, end what a killed runner left."""
     output = output_named(where)
     layout = Layout(output)
+    study = load_study(where) if where.is_file() else None
+    followed = study is not None and (known_runner := layout.runner(study.name)) is not None and known_runner.alive
+    if study is not None and study.launcher.name == "kubernetes" and not followed:
+        click.echo(import_module(_IN_CLUSTER).stop(study, now=now))
+        return
     if not output.is_dir():
         raise click.UsageError(f"there is no directory {output}")
     name = name or known(output).name

@@ -96,6 +96,13 @@ _OPTIONS = (
 )
 
 
+allow_tag_option = click.option(
+    "--allow-tag",
+    is_flag=True,
+    help="kubernetes: allow images that are named by tag; results name no digest then.",
+)
+
+
 def study_options(command: F) -> F:
     """The options that say which study, and how it runs."""
     for option in reversed(_OPTIONS):

@@ -41,6 +41,7 @@ _TIMESTAMP = "%Y-%m-%dT%H-%M-%SZ"
 _FINISHED = re.compile(
     r".*-([0-9a-f]{8})-c([0-9]{3,9})(-failed)?_[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z(?:_[0-9]+)?"
 )
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}")
 _MAX_JSON_BYTES = 256 * 2**20
 
 TIMESERIES_SCHEMA = pa.schema(
@@ -134,6 +135,17 @@ def parse_directory_name(name: str) -> DirectoryName | None:
     """
     found = _FINISHED.fullmatch(name)
     return None if found is None else DirectoryName(found[1], int(found[2]), found[3] is not None)
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it is one that a file or directory of ours can have, wherever it was read.
+
+    Raises:
+        UnreadableResult: it could lead elsewhere.
+    """
+    if not _NAME.fullmatch(name):
+        raise UnreadableResult(f"{name!r} is no name of a result's file or directory")
+    return name
 
 
 def save_directory(output_dir: Path, name: str, documents: Mapping[str, str], tables: Mapping[str, Table]) -> Path:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from images.contract.config import BackendName
 from images.contract.job import ConfigInvalid
 from runner.studies.study import Study
 
@@ -35,7 +36,7 @@ def study_images(study: Study, *, allow_tag: bool) -> dict[str, Image]:
     Raises:
         ConfigInvalid: one is not named, or only by a tag, which may mean another image tomorrow.
     """
-    found = {}
+    found: dict[str, Image] = {}
     for backend in _backends(study):
         text = study.kubernetes.images.get(backend)
         if text is None:
@@ -58,5 +59,5 @@ def study_images(study: Study, *, allow_tag: bool) -> dict[str, Image]:
     return found
 
 
-def _backends(study: Study) -> Iterable[str]:
+def _backends(study: Study) -> Iterable[BackendName]:
     return sorted({experiment.config.backend for experiment in study.experiments})

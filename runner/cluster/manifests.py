@@ -139,6 +139,7 @@ def _cluster_job(
     jobs: Sequence[Job],
 ) -> ClusterJob:
     settings = study.kubernetes
+    cells = tuple((job.config_hash, job.cycle) for job in jobs)
     labels = names.labels(study, {**settings.labels, **own})
     about = {"labels": labels, "annotations": {names.STUDY_NAME: study.name}}
     place = {} if settings.namespace is None else {"namespace": settings.namespace}
@@ -146,7 +147,12 @@ def _cluster_job(
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, **place, **about, "labels": {**labels, **queue}},
+        "metadata": {
+            "name": name,
+            **place,
+            "labels": {**labels, **queue},
+            "annotations": {names.STUDY_NAME: study.name, names.CELLS: json.dumps(cells, separators=(",", ":"))},
+        },
         "spec": {
             **spec,
             **({} if settings.queue is None else {"suspend": True}),
@@ -162,7 +168,7 @@ def _cluster_job(
         "immutable": True,
         "data": inputs.data(),
     }
-    return ClusterJob(name, job, config_map, tuple((job.config_hash, job.cycle) for job in jobs))
+    return ClusterJob(name, job, config_map, cells)
 
 
 def _disruption() -> Manifest:

@@ -15,6 +15,8 @@ CONFIG_HASH = f"{APP}.io/config-hash"
 BACKEND = f"{APP}.io/backend"
 STUDY_NAME = f"{APP}.io/study-name"
 """Annotation: the name as it was written, which a label cannot hold."""
+CELLS = f"{APP}.io/cells"
+"""Annotation of a Job: which experiment and cycle each of its containers, or indexes, is."""
 _LONGEST = 50
 """So that a pod's name, which gets an index and five letters more, is a host name (63)."""
 

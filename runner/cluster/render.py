@@ -17,9 +17,9 @@ from runner.studies.study import Study
 _RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("batch", ("jobs",), ("create", "delete", "get", "list", "watch")),
     ("", ("configmaps",), ("create", "delete", "get", "list")),
-    ("", ("pods",), ("get", "list", "watch")),
-    ("", ("pods/log", "resourcequotas", "persistentvolumeclaims"), ("get", "list")),
-    ("", ("events",), ("list",)),
+    ("", ("pods",), ("create", "delete", "get", "list", "watch")),
+    ("", ("pods/log", "pods/proxy"), ("get",)),
+    ("", ("events", "persistentvolumeclaims", "resourcequotas"), ("get", "list")),
 )
 
 
@@ -45,6 +45,23 @@ def study_jobs(study: Study, cycles: Iterable[int], *, allow_tag: bool) -> list[
         )
     images = study_images(study, allow_tag=allow_tag)
     return cluster_jobs(study, list(cycles), images, on_cpu=study.launcher.gpus == "none")
+
+
+def describe_jobs(study: Study, *, allow_tag: bool) -> list[str]:
+    """A line for each Job: what it runs, in which order.
+
+    Raises:
+        ConfigInvalid: something that a cluster needs to know is not said.
+    """
+    named = {one.config_hash: one.name for one in study.experiments}
+    lines = []
+    for job in study_jobs(study, range(1, first_cycles(study) + 1), allow_tag=allow_tag):
+        cells = [f"{named[config_hash]} c{cycle:03d}" for config_hash, cycle in job.cells]
+        how = "one after another on the same GPUs" if len(job.cells) > 1 else "alone"
+        if job.manifest["spec"].get("completionMode") == "Indexed":
+            how = f"{job.manifest['spec']['parallelism']} at a time"
+        lines.append(f"Job {job.name}: {', '.join(cells)}, {how}")
+    return lines
 
 
 def first_cycles(study: Study) -> int:

@@ -37,12 +37,12 @@ class Bucket:
     """
 
     def __init__(self, address: str, retry_for: timedelta = _RETRY_FOR) -> None:
-        self._address = address.rstrip("/")
+        self.address = address.rstrip("/")
         endpoint = next((os.environ[name] for name in _ENDPOINT_VARIABLES if os.environ.get(name)), None)
         settings: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
         try:
             self._store = S3Store.from_url(
-                self._address,
+                self.address,
                 **settings,
                 checksum_algorithm="SHA256",  # so that what arrives is what was sent
                 client_options={
@@ -54,7 +54,7 @@ class Bucket:
             )
         except (ValueError, exceptions.BaseError) as error:
             raise PlaceUnusable(
-                f"{self._address} cannot be published to ({_first_line(error)}).",
+                f"{self.address} cannot be published to ({_first_line(error)}).",
                 "Give s3://bucket/prefix, and settings as AWS tools have them.",
             ) from None
 
@@ -113,7 +113,7 @@ class Bucket:
 
     def _taken(self, manifest: Manifest) -> PlaceUnusable:
         return PlaceUnusable(
-            f"{self._address}/{manifest.directory} is another result's.", "Publish each study to its own prefix."
+            f"{self.address}/{manifest.directory} is another result's.", "Publish each study to its own prefix."
         )
 
     def _require_bucket(self) -> None:
@@ -133,20 +133,20 @@ class Bucket:
         status, code = (found["status"], found["code"] or found["status"]) if found else (None, None)
         if isinstance(error, _DENIED) or status in ("401", "403"):
             return PlaceUnusable(
-                f"access to {self._address} is denied{f' ({code})' if code else ''}.",
+                f"access to {self.address} is denied{f' ({code})' if code else ''}.",
                 "Correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the role; it must allow to list, read, write and "
                 "delete below the prefix.",
             )
         if code == "NoSuchBucket":
             return PlaceUnusable(
-                f"there is no bucket for {self._address}.", "Make it, or correct the address or AWS_ENDPOINT_URL."
+                f"there is no bucket for {self.address}.", "Make it, or correct the address or AWS_ENDPOINT_URL."
             )
         if status is not None and status < "500":
             return PlaceUnusable(
-                f"{self._address} refuses what is asked of it ({code}).", "Correct AWS_REGION and AWS_ENDPOINT_URL."
+                f"{self.address} refuses what is asked of it ({code}).", "Correct AWS_REGION and AWS_ENDPOINT_URL."
             )
         return PlaceAway(
-            f"{self._address} does not answer{f' as it should ({code})' if code else ''}.",
+            f"{self.address} does not answer{f' as it should ({code})' if code else ''}.",
             "Check the network and AWS_ENDPOINT_URL; run again.",
         )
 

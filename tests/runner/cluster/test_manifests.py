@@ -114,7 +114,7 @@ def context(container: dict[str, Any], job: dict[str, Any], study: Study, index:
     )
     path = arguments[arguments.index("--context") + 1].replace("$(JOULEHOUSE_INDEX)", str(index))
     config = parse_config(inputs[arguments[arguments.index("--config") + 1].removeprefix(f"{INPUTS_MOUNT}/")])
-    told = inputs[path.removeprefix(f"{INPUTS_MOUNT}/")]
+    told: dict[str, Any] = inputs[path.removeprefix(f"{INPUTS_MOUNT}/")]
     assert JobContext.model_validate(told).measurement_config_hash == config.measurement_config_hash()
     return told
 

@@ -56,7 +56,7 @@ def rows_of(model: type[BaseModel], prefix: str) -> Iterator[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from rows_of(field.annotation, f"{prefix}{name}.")
             continue
-        default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+        default = "required" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
         choices = ", ".join(f"`{choice}`" for choice in schema["properties"][name].get("enum", ()))
         meaning = "; ".join(filter(None, (choices, field.description)))
         yield f"| `{prefix}{name}` | {default} | {meaning} |"

@@ -60,7 +60,8 @@ def found(place: Place, tmp_path: Path, server: S3Server) -> Callable[[], list[s
             root = tmp_path / "place"
             keys = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
         else:
-            name, _, prefix = str(place._address).removeprefix("s3://").partition("/")
+            assert isinstance(place, Bucket)
+            name, _, prefix = place.address.removeprefix("s3://").partition("/")
             listed = server.client.list_objects_v2(Bucket=name).get("Contents", [])
             keys = [one["Key"].removeprefix(f"{prefix}/") for one in listed]
         return sorted(key for key in keys if not key.startswith(".begun/"))

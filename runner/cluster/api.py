@@ -1,0 +1,239 @@
+"""The API server, as far as a study needs it. Nothing else here knows the Kubernetes client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+from kubernetes import client, config, watch
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from urllib3.exceptions import HTTPError
+
+from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
+
+Object: TypeAlias = dict[str, Any]
+"""As the API has it, in JSON's terms."""
+Kind = Literal["Job", "ConfigMap", "Pod"]
+Change: TypeAlias = tuple[str, Object]
+"""ADDED, MODIFIED or DELETED, and the object."""
+
+_PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Pod": "pods"}
+_CONNECT_S, _ANSWER_S = 5.0, 60.0
+_NOT_FOUND, _CONFLICT, _GONE, _BUSY = 404, 409, 410, 429
+
+
+class TooOld(Exception):
+    """What was asked to be watched from is forgotten; list anew."""
+
+
+class Api:
+    """
+    Args:
+        namespace: None is the kubeconfig's.
+
+    Raises:
+        LaunchImpossible: there is no kubeconfig, or it cannot be used.
+    """
+
+    def __init__(self, namespace: str | None) -> None:
+        configuration = client.Configuration()
+        try:
+            own = _from_kubeconfig(configuration)
+        except (ConfigException, OSError, ValueError) as error:
+            raise LaunchImpossible(
+                f"there is no kubeconfig that can be used ({_first_line(error)}).",
+                "Set KUBECONFIG, or get one for your cluster (`kubectl config view` shows what is in use).",
+            ) from None
+        self.namespace = namespace or own or "default"
+        self.server = str(configuration.host)
+        configuration.retries = False
+        api = client.ApiClient(configuration)
+        core, batch = client.CoreV1Api(api), client.BatchV1Api(api)
+        self._core, self._batch = core, batch
+        self._reviews = client.AuthorizationV1Api(api)
+        self._apis: dict[str, Any] = {"Job": batch, "ConfigMap": core, "Pod": core}
+
+    def create(self, manifest: Mapping[str, Any]) -> Object | None:
+        """The new object; None if there is one of that name."""
+        kind = manifest["kind"]
+        with self._failing("create", _PLURALS[kind]):
+            try:
+                return self._called(kind, "create", body=dict(manifest))
+            except ApiException as error:
+                if error.status == _CONFLICT:
+                    return None
+                raise
+
+    def get(self, kind: Kind, name: str) -> Object | None:
+        """None if it is not there."""
+        with self._failing("get", _PLURALS[kind]):
+            try:
+                return self._called(kind, "read", name=name)
+            except ApiException as error:
+                if error.status == _NOT_FOUND:
+                    return None
+                raise
+
+    def delete(self, kind: Kind, name: str, uid: str, *, orphans: bool = False) -> None:
+        """Only the one that was meant, and nothing if that is gone.
+
+        Args:
+            orphans: what belongs to it stays; else it goes, too.
+        """
+        policy = "Orphan" if orphans else "Background"
+        body = client.V1DeleteOptions(propagation_policy=policy, preconditions=client.V1Preconditions(uid=uid))
+        with self._failing("delete", _PLURALS[kind]):
+            try:
+                self._called(kind, "delete", name=name, body=body)
+            except ApiException as error:
+                if error.status not in (_NOT_FOUND, _CONFLICT):
+                    raise
+
+    def find(self, kind: Kind, selector: str) -> tuple[list[Object], str]:
+        """What there is, and the version to watch from."""
+        with self._failing("list", _PLURALS[kind]):
+            found = self._called(kind, "list", label_selector=selector)
+        return found["items"], found["metadata"]["resourceVersion"]
+
+    def changes(self, kind: Kind, selector: str, version: str, seconds: int) -> Iterator[Change]:
+        """What changes after `version`, until the server ends it.
+
+        Raises:
+            TooOld: the server has forgotten that version.
+        """
+        method = getattr(self._apis[kind], f"list_namespaced_{_SNAKE[kind]}")
+        with self._failing("watch", _PLURALS[kind]):
+            try:
+                for event in watch.Watch().stream(
+                    method,
+                    self.namespace,
+                    label_selector=selector,
+                    resource_version=version,
+                    timeout_seconds=seconds,
+                    _request_timeout=(_CONNECT_S, seconds + _ANSWER_S),
+                ):
+                    yield event["type"], event["raw_object"]
+            except ApiException as error:
+                if error.status == _GONE:
+                    raise TooOld from None
+                raise
+
+    def log_tail(self, pod: str, container: str, lines: int) -> list[str]:
+        """The last lines that a container wrote; nothing if there are none any more."""
+        try:
+            answer = self._core.read_namespaced_pod_log(
+                pod, self.namespace, container=container, tail_lines=lines, _preload_content=False, **_TIMEOUT
+            )
+            return str(answer.data.decode("utf-8", "replace")).splitlines()
+        except (ApiException, HTTPError, OSError):
+            return []
+
+    def events_of(self, name: str) -> list[Object]:
+        """What the cluster says of one object of ours; nothing if nobody may read it."""
+        selector = f"involvedObject.name={name}"
+        try:
+            answer = self._core.list_namespaced_event(
+                self.namespace, field_selector=selector, _preload_content=False, **_TIMEOUT
+            )
+            found: list[Object] = json.loads(answer.data)["items"]
+            return found
+        except (ApiException, HTTPError, OSError):
+            return []
+
+    def read_from_pod(self, pod: str, port: int, path: str) -> bytes | None:
+        """A file that a pod serves over HTTP, through the API server; None if it has none such."""
+        with self._failing("get", "pods/proxy"):
+            try:
+                answer = self._core.connect_get_namespaced_pod_proxy_with_path(
+                    f"{pod}:{port}", self.namespace, path, _preload_content=False, **_TIMEOUT
+                )
+                return bytes(answer.data)
+            except ApiException as error:
+                if error.status == _NOT_FOUND:
+                    return None
+                raise
+
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        """Whether this user may do that in the namespace; a subresource stands after a slash."""
+        name, _, sub = resource.partition("/")
+        asked = client.V1ResourceAttributes(
+            namespace=self.namespace, verb=verb, group=group, resource=name, subresource=sub or None
+        )
+        spec = client.V1SelfSubjectAccessReviewSpec(resource_attributes=asked)
+        with self._failing("create", "selfsubjectaccessreviews"):
+            review = self._reviews.create_self_subject_access_review(client.V1SelfSubjectAccessReview(spec=spec))
+            return bool(review.status.allowed)
+
+    def _called(self, kind: str, verb: str, **arguments: Any) -> Object:
+        method = getattr(self._apis[kind], f"{verb}_namespaced_{_SNAKE[kind]}")
+        answer = method(namespace=self.namespace, _preload_content=False, **_TIMEOUT, **arguments)
+        found: Object = json.loads(answer.data)
+        return found
+
+    @contextmanager
+    def _failing(self, verb: str, resource: str) -> Iterator[None]:
+        try:
+            yield
+        except ApiException as error:
+            raise self._explained(error, verb, resource) from None
+        except (HTTPError, OSError) as error:
+            raise EngineAway(
+                f"the cluster at {self.server} does not answer ({_first_line(error)}).",
+                "Check the network, VPN and kubeconfig; what runs there goes on, and running again takes it up.",
+            ) from None
+
+    def _explained(self, error: ApiException, verb: str, resource: str) -> LaunchFailed:
+        said = _said(error)
+        if error.status == 401:
+            return LaunchImpossible(f"the cluster at {self.server} does not know you ({said}).", "Log in again.")
+        if error.status == 403 and "exceeded quota" in said:
+            return LaunchImpossible(
+                f"the namespace {self.namespace} is at its quota: {said}.", "Wait for room, or ask for a larger quota."
+            )
+        if error.status == 403:
+            return LaunchImpossible(
+                f"you may not {verb} {resource} in the namespace {self.namespace}.",
+                "Ask for the Role that `runner render --rbac` prints.",
+            )
+        if error.status == _NOT_FOUND and "namespaces" in said:
+            return LaunchImpossible(
+                f"there is no namespace {self.namespace} at {self.server}.", "Correct kubernetes.namespace."
+            )
+        if error.status == 422 or error.status == 400:
+            return LaunchImpossible(f"the cluster refuses a manifest: {said}.", "Correct the section kubernetes.")
+        if error.status == _BUSY or (error.status or 0) >= 500:
+            return EngineAway(f"the cluster at {self.server} cannot answer now ({said}).", "Run again later.")
+        return LaunchFailed(f"the cluster at {self.server} answers {error.status}: {said}.", "Look at its API server.")
+
+
+_SNAKE = {"Job": "job", "ConfigMap": "config_map", "Pod": "pod"}
+_TIMEOUT: dict[str, Any] = {"_request_timeout": (_CONNECT_S, _ANSWER_S)}
+
+
+def _from_kubeconfig(configuration: client.Configuration) -> str | None:
+    """Fill it in; returns the namespace that the kubeconfig's context names."""
+    try:
+        config.load_kube_config(client_configuration=configuration)
+    except ConfigException:
+        # Inside of a cluster there is a service account in the place of a file.
+        config.load_incluster_config(client_configuration=configuration)
+        return None
+    _, active = config.list_kube_config_contexts()
+    namespace = (active.get("context") or {}).get("namespace")
+    return None if namespace is None else str(namespace)
+
+
+def _said(error: ApiException) -> str:
+    """The server's own words, in one line."""
+    try:
+        message = json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):
+        message = error.reason
+    return " ".join(str(message).split()).rstrip(".")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200].rstrip(".")

@@ -1,0 +1,38 @@
+"""What the command line asks of a cluster."""
+
+from __future__ import annotations
+
+from runner.cluster.api import Api
+from runner.cluster.run import run_on_cluster
+from runner.cluster.submitted import end, selector, submitted
+from runner.interrupt import ending_signals
+from runner.layout import Layout
+from runner.schedule import Summary
+from runner.studies.study import Study
+from runner.view.progress import Progress, StandardError
+
+
+def run(study: Study, layout: Layout, *, extend: bool, allow_tag: bool) -> Summary:
+    """Run a study, with a live table, until it is done or somebody asks to end.
+
+    Raises:
+        JobError: it cannot be run; the message says what to do.
+    """
+    api = Api(study.kubernetes.namespace)
+    progress = Progress(StandardError())
+    progress.note(f"study {study.name}, in the namespace {api.namespace} of {api.server}")
+    with ending_signals() as stop:
+        try:
+            return run_on_cluster(study, layout, api, progress, stop, allow_tag=allow_tag, extend=extend)
+        finally:
+            progress.stop()
+
+
+def stop(study: Study, *, now: bool) -> str:
+    """End a study that nobody follows: let running pods finish, or end them, too. Returns what was done."""
+    api = Api(study.kubernetes.namespace)
+    jobs = [one for job in api.find("Job", selector(study))[0] if (one := submitted(job)) is not None]
+    pods = {pod["metadata"]["name"]: pod for pod in api.find("Pod", selector(study))[0]}
+    end(api, jobs, pods, running_too=now)
+    what = "ended" if now else "removed; their running pods may finish"
+    return f"{len(jobs)} Jobs of study '{study.name}' {what}. What is published is kept: `runner run` brings it home."
