@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
@@ -215,13 +216,14 @@ _TIMEOUT: dict[str, Any] = {"_request_timeout": (_CONNECT_S, _ANSWER_S)}
 
 def _from_kubeconfig(configuration: client.Configuration) -> str | None:
     """Fill it in; returns the namespace that the kubeconfig's context names."""
+    file = os.environ.get("KUBECONFIG")  # the client has looked when it was imported
     try:
-        config.load_kube_config(client_configuration=configuration)
+        config.load_kube_config(config_file=file, client_configuration=configuration)
     except ConfigException:
         # Inside of a cluster there is a service account in the place of a file.
         config.load_incluster_config(client_configuration=configuration)
         return None
-    _, active = config.list_kube_config_contexts()
+    _, active = config.list_kube_config_contexts(config_file=file)
     namespace = (active.get("context") or {}).get("namespace")
     return None if namespace is None else str(namespace)
 

@@ -78,6 +78,11 @@ def running_task(pod: Object) -> str | None:
     return next((one["name"] for one in _statuses(pod) if "running" in (one.get("state") or {})), None)
 
 
+def has_begun(pod: Object) -> bool:
+    """Whether a container of it runs or has run. Its phase is Pending as long as init containers run."""
+    return any((one.get("state") or {}).keys() & {"running", "terminated"} for one in _statuses(pod))
+
+
 def is_over(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 

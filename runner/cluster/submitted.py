@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from runner.cluster import names
 from runner.cluster.api import Api, Object
 from runner.cluster.manifests import ClusterJob
+from runner.cluster.observed import has_begun
 from runner.studies.plan import Cell
 from runner.studies.study import Study
 
@@ -84,8 +85,7 @@ def end(api: Api, jobs: Collection[Submitted], pods: Mapping[str, Object], *, ru
     for job in jobs:
         api.delete("Job", job.name, job.uid, orphans=not running_too)
     for name, pod in pods.items():
-        phase = (pod.get("status") or {}).get("phase")
-        if running_too or phase == "Pending":
+        if running_too or not has_begun(pod):
             api.delete("Pod", name, pod["metadata"]["uid"])
 
 

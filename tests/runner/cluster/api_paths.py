@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -60,10 +60,11 @@ class Request:
         return chosen
 
 
-def parse(method: str, address: str, headers: Mapping[str, str], raw: bytes) -> Request:
+def parse(method: str, address: str, raw: bytes, authorization: str) -> Request:
     """
     Args:
-        method: the verb it stands for where the address names an object.
+        method: the verb that it stands for where the address names an object.
+        authorization: the header; empty without.
 
     Raises:
         Refused: there is nothing at that address.
@@ -88,7 +89,7 @@ def parse(method: str, address: str, headers: Mapping[str, str], raw: bytes) -> 
         rest=rest,
         query=query,
         body=body,
-        token=(headers.get("Authorization") or "").removeprefix("Bearer ") or None,
+        token=authorization.removeprefix("Bearer ") or None,
     )
 
 

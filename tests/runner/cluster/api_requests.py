@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             if urlsplit(self.path).path.rstrip("/") == "/version":
                 self._send(200, _version(self._api.git_version))
                 return
-            request = parse(verb, self.path, self.headers, raw)
+            request = parse(verb, self.path, raw, self.headers.get("Authorization") or "")
             self._api.check(request)
             _DO[request.verb](self, request)
         except Refused as refused:

@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 import urllib3
-from kubernetes import client, config, watch
+from kubernetes import client, watch
 
 from tests.runner.cluster.api_server import ApiServer, running_api_server
-from tests.runner.cluster.controllers import Controllers, indexes
-from tests.runner.cluster.kubelet import ContainerEnd, Fate, PodEnd, fails, succeeds
+from tests.runner.cluster.controllers import Controllers
+from tests.runner.cluster.kubelet import ContainerEnd, PodEnd
 from tests.runner.cluster.object_store import Object
-
-SPACE = "bench"
-IGNORE_DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+from tests.runner.cluster.sample_jobs import SPACE, connection, job
 
 
 @pytest.fixture
@@ -38,40 +36,8 @@ def batch(api: ApiServer, tmp_path: Path) -> Any:
     return client.BatchV1Api(connection(api, tmp_path))
 
 
-def connection(api: ApiServer, folder: Path) -> Any:
-    return config.new_client_from_config(str(api.kubeconfig(folder / "kubeconfig", SPACE)))
-
-
 def config_map(name: str, **labels: str) -> Object:
     return {"metadata": {"name": name, "labels": labels}, "data": {"a": "1", "b": "2"}}
-
-
-def job(name: str = "study", *, init: int = 0, **spec: Any) -> Object:
-    containers = [{"name": f"task-{number}", "image": f"image-{number}"} for number in range(init + 1)]
-    pod: Object = {"restartPolicy": "Never", "containers": containers[-1:]}
-    if init:
-        pod["initContainers"] = containers[:-1]
-    return {
-        "metadata": {"name": name},
-        "spec": {**spec, "template": {"metadata": {"labels": {"of": "us"}}, "spec": pod}},
-    }
-
-
-def indexed(completions: int, **spec: Any) -> Object:
-    return job(completionMode="Indexed", completions=completions, parallelism=completions, **spec)
-
-
-def rule(action: str, *codes: int) -> Object:
-    return {"action": action, "onExitCodes": {"operator": "In", "values": list(codes)}}
-
-
-def conditions(one: Object) -> dict[str, str]:
-    """Reason of each that holds."""
-    return {each["type"]: each["reason"] for each in one["status"]["conditions"] if each["status"] == "True"}
-
-
-def index_of(pod: Object) -> int:
-    return int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
 
 
 def refusal(error: pytest.ExceptionInfo[Any]) -> tuple[int, str, str]:
@@ -166,8 +132,8 @@ def test_a_patch_changes_what_it_names(api: ApiServer, core: Any, batch: Any) ->
     read = core.read_namespaced_config_map("one", SPACE)
     assert read.data == {"b": "2", "c": "3"}
     assert read.metadata.resource_version != made.metadata.resource_version
+    stale = {"metadata": {"resourceVersion": made.metadata.resource_version}, "data": {"d": "4"}}
     with pytest.raises(client.ApiException) as error:
-        stale = {"metadata": {"resourceVersion": made.metadata.resource_version}, "data": {"d": "4"}}
         core.patch_namespaced_config_map("one", SPACE, stale)
     assert refusal(error)[:2] == (409, "Conflict")
     batch.create_namespaced_job(SPACE, job(suspend=True))
@@ -256,155 +222,6 @@ def test_a_deletion_takes_dependents_along_where_it_is_told_to(api: ApiServer, b
     assert api.objects("jobs") == []
 
 
-def test_an_index_that_never_gets_better_is_given_up_and_the_others_go_on(api: ApiServer, batch: Any) -> None:
-    tries: list[int] = []
-
-    def run(pod: Object) -> PodEnd:
-        index = index_of(pod)
-        tries.append(index)
-        if index == 1:
-            return fails(pod, 10, "no such model")
-        return fails(pod, 1) if index == 2 or (index == 4 and tries.count(4) == 1) else succeeds(pod)
-
-    policy = {"rules": [IGNORE_DISRUPTION, rule("FailIndex", 10, 12)]}
-    batch.create_namespaced_job(SPACE, indexed(5, backoffLimitPerIndex=1, podFailurePolicy=policy))
-    Controllers(api, run).settle()
-    assert {index: tries.count(index) for index in range(5)} == {0: 1, 1: 1, 2: 2, 3: 1, 4: 2}
-    status = batch.read_namespaced_job("study", SPACE).status
-    assert (status.completed_indexes, status.failed_indexes) == ("0,3-4", "1-2")
-    assert (status.active, status.succeeded, status.failed) == (None, 3, 4)
-    assert conditions(api.objects("jobs")[0]) == {"FailureTarget": "FailedIndexes", "Failed": "FailedIndexes"}
-    (pod,) = [one for one in api.objects("pods") if index_of(one) == 1]
-    (container,) = pod["status"]["containerStatuses"]
-    ended = container["state"]["terminated"]
-    assert (ended["exitCode"], ended["reason"], ended["message"]) == (10, "Error", "no such model")
-    assert pod["metadata"]["name"].startswith("study-1-")
-    assert pod["metadata"]["labels"]["of"] == "us"
-
-
-def test_a_block_goes_on_after_a_task_that_failed_but_ended_well(api: ApiServer, batch: Any) -> None:
-    seen: list[tuple[str, list[str]]] = []
-    ends = (ContainerEnd(0, "failed: out of memory"), ContainerEnd(), ContainerEnd(0, "done", log=["a", "b"]))
-    batch.create_namespaced_job(SPACE, job(init=2, backoffLimit=0))
-    controllers = Controllers(api, lambda pod: PodEnd(ends))
-    while controllers.step():
-        for pod in api.objects("pods"):
-            status = pod["status"]
-            both = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-            seen.append((status["phase"], [next(iter(one["state"])) for one in both]))
-    w, r, t = "waiting", "running", "terminated"
-    assert [one for number, one in enumerate(seen) if one not in seen[:number]] == [
-        ("Pending", []),
-        ("Pending", [w, w, w]),
-        ("Pending", [r, w, w]),
-        ("Pending", [t, r, w]),
-        ("Running", [t, t, r]),
-        ("Succeeded", [t, t, t]),
-    ]
-    (pod,) = api.objects("pods")
-    assert pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["message"] == "failed: out of memory"
-    complete = {"SuccessCriteriaMet": "CompletionsReached", "Complete": "CompletionsReached"}
-    assert conditions(api.objects("jobs")[0]) == complete
-
-
-def test_an_init_container_that_fails_ends_the_pod(api: ApiServer, batch: Any) -> None:
-    batch.create_namespaced_job(SPACE, job(init=1, backoffLimit=1))
-    Controllers(api, lambda pod: PodEnd((ContainerEnd(1, reason="OOMKilled"), ContainerEnd()))).settle()
-    pods = api.objects("pods")
-    assert [pod["status"]["phase"] for pod in pods] == ["Failed", "Failed"]
-    assert "waiting" in pods[0]["status"]["containerStatuses"][0]["state"]
-    (made,) = api.objects("jobs")
-    assert conditions(made)["Failed"] == "BackoffLimitExceeded"
-    assert made["status"]["failed"] == 2
-
-
-@pytest.mark.parametrize("fate", ["evicted", "node lost"])
-def test_a_disruption_that_is_ignored_counts_for_nothing(api: ApiServer, batch: Any, fate: Fate) -> None:
-    pods: list[str] = []
-    phases: list[tuple[str, str]] = []
-
-    def run(pod: Object) -> PodEnd:
-        pods.append(pod["metadata"]["name"])
-        return PodEnd(fate=fate) if len(pods) < 3 else succeeds(pod)
-
-    batch.create_namespaced_job(SPACE, job(backoffLimit=0, podFailurePolicy={"rules": [IGNORE_DISRUPTION]}))
-    version = api.store.version
-    Controllers(api, run).settle()
-    for change in api.store.changes_after(version, 0):
-        one = change.after or {}
-        if change.plural == "pods" and one.get("status", {}).get("phase") == "Failed":
-            phases.append((conditions(one)["DisruptionTarget"], one["status"].get("reason", "")))
-    word = {"evicted": ("EvictionByEvictionAPI", ""), "node lost": ("DeletionByTaintManager", "NodeLost")}[fate]
-    assert phases == [word, word]
-    (made,) = api.objects("jobs")
-    assert "Complete" in conditions(made)
-    assert "failed" not in made["status"]
-    assert [pod["metadata"]["name"] for pod in api.objects("pods")] == pods[2:], "the others are deleted"
-
-
-def test_a_rule_can_end_the_whole_job(api: ApiServer, batch: Any) -> None:
-    policy = {"rules": [IGNORE_DISRUPTION, rule("FailJob", 2)]}
-    batch.create_namespaced_job(SPACE, indexed(3, backoffLimitPerIndex=5, podFailurePolicy=policy))
-    Controllers(api, lambda pod: fails(pod, 2) if index_of(pod) == 1 else PodEnd()).settle()
-    (made,) = api.objects("jobs")
-    (failed,) = [one for one in made["status"]["conditions"] if one["type"] == "Failed"]
-    (pod,) = api.objects("pods")
-    name = pod["metadata"]["name"]
-    assert failed["reason"] == "PodFailurePolicy"
-    assert failed["message"] == (
-        f"Container task-0 for pod bench/{name} failed with exit code 2 matching FailJob rule at index 1"
-    )
-
-
-@pytest.mark.parametrize("fate", ["image pull", "unschedulable", "quota"])
-def test_a_pod_that_cannot_start_says_why_and_starts_when_it_can(
-    api: ApiServer, core: Any, batch: Any, fate: Fate
-) -> None:
-    batch.create_namespaced_job(SPACE, job())
-    controllers = Controllers(api, lambda pod: PodEnd(fate=fate))
-    controllers.settle()
-    pods = api.objects("pods")
-    if fate == "quota":
-        (event,) = core.list_namespaced_event(SPACE, field_selector="involvedObject.name=study").items
-        assert not pods
-        assert (event.reason, event.type) == ("FailedCreate", "Warning")
-        assert "exceeded quota" in event.message
-    else:
-        (pod,) = pods
-        assert pod["status"]["phase"] == "Pending"
-        assert api.objects("jobs")[0]["status"]["active"] == 1
-    if fate == "image pull":
-        waiting = pods[0]["status"]["containerStatuses"][0]["state"]["waiting"]
-        assert waiting == {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "image-0"'}
-    elif fate == "unschedulable":
-        (scheduled,) = pods[0]["status"]["conditions"]
-        assert (scheduled["status"], scheduled["reason"]) == ("False", "Unschedulable")
-        assert scheduled["message"] == "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-    controllers.run = succeeds
-    controllers.settle()
-    assert "Complete" in conditions(api.objects("jobs")[0])
-
-
-def test_a_suspended_job_has_no_pods(api: ApiServer, batch: Any) -> None:
-    controllers = Controllers(api, lambda pod: PodEnd())
-    batch.create_namespaced_job(SPACE, job(completions=3, parallelism=2, suspend=True))
-    controllers.settle()
-    assert not api.objects("pods")
-    assert conditions(api.objects("jobs")[0]) == {"Suspended": "JobSuspended"}
-    batch.patch_namespaced_job("study", SPACE, {"spec": {"suspend": False}})
-    controllers.settle()
-    assert len(api.objects("pods")) == 2
-    assert conditions(api.objects("jobs")[0]) == {}
-    batch.patch_namespaced_job("study", SPACE, {"spec": {"suspend": True}})
-    controllers.settle()
-    assert not api.objects("pods")
-    controllers.run = succeeds
-    batch.patch_namespaced_job("study", SPACE, {"spec": {"suspend": False}})
-    with controllers.running():
-        wait_for(lambda: "Complete" in conditions(api.objects("jobs")[0]))
-    assert api.objects("jobs")[0]["status"]["succeeded"] == 3
-
-
 def test_a_pods_output_and_its_files_are_read_through_the_api(
     api: ApiServer, core: Any, batch: Any, tmp_path: Path
 ) -> None:
@@ -418,7 +235,9 @@ def test_a_pods_output_and_its_files_are_read_through_the_api(
         core.read_namespaced_pod_log(name, SPACE, container="task-1")
     assert refusal(early)[2] == f'container "task-1" in pod "{name}" is waiting to start: PodInitializing'
     controllers.settle()
-    assert core.read_namespaced_pod_log(name, SPACE, container="task-0", tail_lines=2) == "two\nthree\n"
+    asked: dict[str, Any] = {"container": "task-0", "_preload_content": False}
+    assert core.read_namespaced_pod_log(name, SPACE, tail_lines=2, **asked).data == b"two\nthree\n"
+    assert core.read_namespaced_pod_log(name, SPACE, **asked).data == b"one\ntwo\nthree\n"
     with pytest.raises(client.ApiException) as unknown:
         core.read_namespaced_pod_log(name, SPACE, container="none")
     assert unknown.value.status == 400
@@ -469,15 +288,3 @@ def test_a_watch_that_is_cut_while_nothing_happens_ends(api: ApiServer, core: An
     timer.start()
     with pytest.raises(urllib3.exceptions.ProtocolError):
         list(watch.Watch().stream(core.list_namespaced_pod, SPACE, resource_version=version, timeout_seconds=60))
-
-
-@pytest.mark.parametrize(("numbers", "text"), [([], ""), ([0], "0"), ([3, 0, 2], "0,2-3"), ([1, 2, 3, 5], "1-3,5")])
-def test_indexes_are_written_as_a_job_has_them(numbers: list[int], text: str) -> None:
-    assert indexes(numbers) == text
-
-
-def wait_for(happened: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
