@@ -21,6 +21,8 @@ export BACKEND CYCLES LAUNCHER RESULTS DB
 # --- knobs of the set-up
 PYTHON     ?= python3
 BASE_IMAGE ?=
+# Where `make push` pushes to, such as registry.example.org/team.
+REGISTRY   ?=
 
 BACKENDS := $(notdir $(patsubst %/Dockerfile,%,$(wildcard images/*/Dockerfile)))
 BIN      := .venv/bin
@@ -84,6 +86,19 @@ image: ## build the image of BACKEND (BASE_IMAGE= to build on another base)
 .PHONY: images
 images: ## build every image
 	@for backend in $(BACKENDS); do $(MAKE) image BACKEND=$$backend; done
+
+.PHONY: push
+push: ## push every image to REGISTRY= (registry/team), and print the lines for kubernetes.images
+	@[ -n "$(REGISTRY)" ] || { echo "REGISTRY= is empty: where to, such as REGISTRY=registry.example.org/team" >&2; exit 2; }
+	for backend in $(BACKENDS); do
+	    name=$(REGISTRY)/joulehouse-$$backend
+	    docker image inspect joulehouse-$$backend >/dev/null 2>&1 \
+	        || { echo "there is no image joulehouse-$$backend: make image BACKEND=$$backend" >&2; exit 2; }
+	    docker tag joulehouse-$$backend $$name:$(REVISION)
+	    docker push -q $$name:$(REVISION) >/dev/null || { echo "$$name could not be pushed: docker login $(REGISTRY)" >&2; exit 1; }
+	    digest=$$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' joulehouse-$$backend | grep -F "$$name@" | tail -n 1)
+	    echo "  $$backend: $$digest"
+	done
 
 .PHONY: install
 install: .venv/.host .venv/.dev ## make .venv with both commands and the developers' tools

@@ -184,12 +184,11 @@ class Follower:
                 changed.wait(_LOOK_EVERY_S)
                 changed.clear()
                 all_pods, all_jobs = pods.objects(), jobs.objects()
-                for pod in all_pods.values():
+                for pod in (*pods.take_gone(), *all_pods.values()):
                     self._look(pod)
                 self._settle(all_jobs, all_pods)
                 self._obey(all_pods)
-        if self._problem is None:
-            clear(self._api, self._study)
+        clear(self._api, self._study)
 
     def _look(self, pod: Object) -> None:
         """Everything that is new about one pod."""

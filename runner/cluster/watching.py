@@ -24,6 +24,7 @@ class Mirror:
         self._api, self._kind, self._selector = api, kind, selector
         self._changed, self._patience_s = changed, patience_s
         self._objects: dict[str, Object] = {}
+        self._gone: list[Object] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._problem: LaunchFailed | None = None
@@ -52,10 +53,18 @@ class Mirror:
                 raise self._problem
             return dict(self._objects)
 
+    def take_gone(self) -> list[Object]:
+        """Objects that were removed since this was asked last, as they were in the end: what they said still counts."""
+        with self._lock:
+            gone, self._gone = self._gone, []
+            return gone
+
     def _relist(self) -> str:
         found, version = self._api.find(self._kind, self._selector)
+        there = {one["metadata"]["name"]: one for one in found}
         with self._lock:
-            self._objects = {one["metadata"]["name"]: one for one in found}
+            self._gone += [one for name, one in self._objects.items() if name not in there]
+            self._objects = there
         self._changed.set()
         return version
 
@@ -97,6 +106,7 @@ class Mirror:
             with self._lock:
                 if what == "DELETED":
                     self._objects.pop(found["metadata"]["name"], None)
+                    self._gone.append(found)
                 elif what != "BOOKMARK":
                     self._objects[found["metadata"]["name"]] = found
             self._changed.set()

@@ -74,6 +74,9 @@ class Cluster:
         finally:
             progress.stop()
 
+    def is_at_work(self) -> bool:
+        return any("phase: window" in log.read_text() for log in self.folder.glob("pods/*/log"))
+
     def lines(self) -> str:
         return (self.folder / "said").read_text()
 
@@ -198,7 +201,7 @@ def test_a_client_that_is_killed_is_taken_up_where_it_was(cluster: Cluster) -> N
 def test_stop_lets_running_pods_finish_and_starts_nothing_more(cluster: Cluster) -> None:
     file = cluster.study("a", cycles=4, launcher={"max_parallel": 1}, stub={"window_s": 1.0})
     stop = Stop()
-    asked = threading.Thread(target=lambda: (wait_until(lambda: bool(cluster.pods.began)), stop.ask()))
+    asked = threading.Thread(target=lambda: (wait_until(cluster.is_at_work), stop.ask()))
     asked.start()
     summary = cluster.run(file, stop)
     asked.join()
