@@ -201,7 +201,7 @@ def test_a_client_that_is_killed_is_taken_up_where_it_was(cluster: Cluster) -> N
 def test_stop_lets_running_pods_finish_and_starts_nothing_more(cluster: Cluster) -> None:
     file = cluster.study("a", cycles=4, launcher={"max_parallel": 1}, stub={"window_s": 1.0})
     stop = Stop()
-    asked = threading.Thread(target=lambda: (wait_until(cluster.is_at_work), stop.ask()))
+    asked = threading.Thread(target=when, args=(cluster.is_at_work, stop.ask))
     asked.start()
     summary = cluster.run(file, stop)
     asked.join()
@@ -220,7 +220,7 @@ def test_stop_now_ends_what_runs_and_touches_nothing_of_others(cluster: Cluster)
     cluster.api.store.add("jobs", other, "bench")
     file = cluster.study("a", "b", cycles=2, stub={"window_s": 30.0})
     stop = Stop()
-    asked = threading.Thread(target=lambda: (wait_until(lambda: bool(cluster.pods.began)), stop.end()))
+    asked = threading.Thread(target=when, args=(cluster.is_at_work, stop.end))
     asked.start()
     assert cluster.run(file, stop).n_results == 0
     asked.join()
@@ -309,3 +309,8 @@ def wait_until(true: Callable[[], bool], within_s: float = 30.0) -> None:
     while not true():
         assert time.monotonic() < give_up_s
         time.sleep(0.05)
+
+
+def when(true: Callable[[], bool], then: Callable[[], None]) -> None:
+    wait_until(true)
+    then()
