@@ -206,7 +206,13 @@ def doctor(where: Path | None, backend: str | None, launcher: LauncherName | Non
     asked = Asked(study_file=where, launcher=launcher, output=output)
     study = None if where is None else asked_study(asked)
     place = output or (RESULTS if study is None else output_of(asked, study))
-    if not health.show(health.run_checks(study, place, backend=backend, launcher=launcher), Console()):
+    if launcher == "kubernetes" and study is None:
+        raise click.UsageError("name the study file: it says which cluster, images and place of results are meant")
+    if study is not None and study.launcher.name == "kubernetes":
+        checks = [*import_module(_IN_CLUSTER).doctor(study), health.output_check(place)]
+    else:
+        checks = health.run_checks(study, place, backend=backend, launcher=launcher)
+    if not health.show(checks, Console()):
         sys.exit(int(ExitCode.LAUNCHER))
 
 

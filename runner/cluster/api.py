@@ -23,7 +23,7 @@ Change: TypeAlias = tuple[str, Object]
 
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Pod": "pods"}
 _CONNECT_S, _ANSWER_S = 5.0, 60.0
-_NOT_FOUND, _CONFLICT, _GONE, _BUSY = 404, 409, 410, 429
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _BUSY = 403, 404, 409, 410, 429
 
 
 class TooOld(Exception):
@@ -156,6 +156,24 @@ class Api:
                 if error.status == _NOT_FOUND:
                     return None
                 raise
+
+    def look(self, plural: Literal["persistentvolumeclaims", "resourcequotas", "nodes"]) -> list[Object] | None:
+        """All of a kind that a study only looks at; None where that is not allowed."""
+        where = () if plural == "nodes" else (self.namespace,)
+        methods = {
+            "persistentvolumeclaims": self._core.list_namespaced_persistent_volume_claim,
+            "resourcequotas": self._core.list_namespaced_resource_quota,
+            "nodes": self._core.list_node,
+        }
+        with self._failing("list", plural):
+            try:
+                answer = methods[plural](*where, _preload_content=False, **_TIMEOUT)
+            except ApiException as error:
+                if error.status == _FORBIDDEN:
+                    return None
+                raise
+        found: list[Object] = json.loads(answer.data)["items"]
+        return found
 
     def may(self, verb: str, group: str, resource: str) -> bool:
         """Whether this user may do that in the namespace; a subresource stands after a slash."""

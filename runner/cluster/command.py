@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from runner.cluster.api import Api
+from runner.cluster.checks import cluster_checks
 from runner.cluster.run import run_on_cluster
 from runner.cluster.submitted import end, selector, submitted
 from runner.interrupt import ending_signals
 from runner.layout import Layout
 from runner.schedule import Summary
 from runner.studies.study import Study
+from runner.view.checks import Check
 from runner.view.progress import Progress, StandardError
 
 
@@ -26,6 +28,11 @@ def run(study: Study, layout: Layout, *, extend: bool, allow_tag: bool) -> Summa
             return run_on_cluster(study, layout, api, progress, stop, allow_tag=allow_tag, extend=extend)
         finally:
             progress.stop()
+
+
+def doctor(study: Study) -> list[Check]:
+    """What the study needs of its cluster."""
+    return cluster_checks(study)
 
 
 def stop(study: Study, *, now: bool) -> str:

@@ -33,7 +33,7 @@ _SCRATCH_MOUNT = "/scratch"
 _TERMINATION_LOG = "/dev/termination-log"
 _GRACE_S = 30
 _CLAIM = "pvc://"
-_SHARING = "nvidia.com/gpu.sharing-strategy"
+SHARING = "nvidia.com/gpu.sharing-strategy"
 """Label that NVIDIA's GPU feature discovery gives nodes whose GPUs are shared by time-slicing or MPS."""
 
 
@@ -211,7 +211,7 @@ def _affinity(study: Study, *, uses_gpus: bool) -> Manifest:
     affinity: Manifest = {}
     if uses_gpus:
         # A node without the label shares nothing, and fits.
-        shared = {"key": _SHARING, "operator": "NotIn", "values": ["time-slicing", "mps"]}
+        shared = {"key": SHARING, "operator": "NotIn", "values": ["time-slicing", "mps"]}
         terms = {"nodeSelectorTerms": [{"matchExpressions": [shared]}]}
         affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
     if study.launcher.exclusive:

@@ -14,7 +14,7 @@ from runner.cluster.manifests import ClusterJob, cluster_jobs
 from runner.cluster.pods import Manifest
 from runner.studies.study import Study
 
-_RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("batch", ("jobs",), ("create", "delete", "get", "list", "watch")),
     ("", ("configmaps",), ("create", "delete", "get", "list")),
     ("", ("pods",), ("create", "delete", "get", "list", "watch")),
@@ -74,7 +74,7 @@ def render_rbac(namespace: str | None) -> str:
     place = {} if namespace is None else {"namespace": namespace}
     about = {"name": f"{names.APP}-runner", **place, "labels": {"app.kubernetes.io/name": names.APP}}
     rules = [
-        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)} for group, resources, verbs in _RULES
+        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)} for group, resources, verbs in RULES
     ]
     return _text([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": about, "rules": rules}])
 
