@@ -124,6 +124,12 @@ test-gpu: $(if $(GPU_PYTHON),,.venv/.host .venv/.backend-pytorch) ## acceptance 
 	fi
 	"$$python" -m tests.gpu_acceptance --model "$(MODEL)" $(ARGS)
 
+.PHONY: test-spark
+test-spark: .venv/.dev ## Spark reads the folder that `warehouse export` writes; needs Java 17 or newer
+	@command -v java >/dev/null || { echo "Spark needs Java: install openjdk-17-jre-headless, or newer" >&2; exit 2; }
+	$(PIP) -r tests/spark/requirements.txt
+	$(BIN)/pytest -n 0 tests/spark $(ARGS)
+
 .PHONY: test-faults
 test-faults: .venv/.dev ## kill -9 at 25 random moments of a study; needs root, Docker, and .ci/engine's simulated GPUs
 	@$(BIN)/python -m tests.faults $(ARGS)
