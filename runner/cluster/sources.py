@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import obstore
@@ -21,6 +21,7 @@ from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
 from runner.studies.study import Study
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_READERS = "app.kubernetes.io/component=reader"
 _PORT = 8080
 _START_S = 300.0
 _LOOK_EVERY_S = 1.0
@@ -99,8 +100,10 @@ class ClaimSource:
         return self._api.read_from_pod(self._name, _PORT, key)
 
     def close(self) -> None:
-        if self._uid is not None:
-            self._api.delete("Pod", self._name, self._uid)
+        """Remove the pod, and those of runners that were killed."""
+        with suppress(LaunchFailed):  # what is told is why the study ended; the next run removes what is left
+            for pod in self._api.find("Pod", f"{names.STUDY_ID}={names.study_id(self._study.name)},{_READERS}")[0]:
+                self._api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["uid"])
 
     def _start(self) -> None:
         made = self._api.create(reader_pod(self._study, self._name, self._image))

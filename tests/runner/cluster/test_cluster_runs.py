@@ -183,10 +183,10 @@ def break_now_and_then(api: ApiServer) -> None:
 def test_a_client_that_is_killed_is_taken_up_where_it_was(cluster: Cluster) -> None:
     file = cluster.study("a", "b", cycles=4, stub={"window_s": 0.3})
     command = [sys.executable, "-m", "runner.cli", "run", str(file), "--output", str(cluster.out)]
-    for _ in range(2):
+    for there in (lambda: bool(cluster.pods.began), lambda: cluster.out.is_dir() and bool(results(cluster.out))):
         killed = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait_until(lambda: bool(cluster.pods.began))
-        time.sleep(1.0)
+        wait_until(there)
+        time.sleep(0.3)
         killed.kill()
         killed.wait()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
