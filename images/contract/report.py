@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError
 
 from images.contract.parts import Record
 
-_LONGEST = 1000
-"""Kubernetes keeps 4096 bytes of all of it."""
+_LONGEST = 200
+"""Characters of message and of advice: Kubernetes keeps 12 KiB of all containers of a pod together."""
 
 
 class JobReport(Record):

@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 TERMINATION_GRACE_S = 5.0
 _SIGNAL_AGAIN_S = 0.5
+_LAST_WORD_S = 3.0
 _LOG_TAIL_LINES = 50
 
 
@@ -157,7 +158,12 @@ class Job:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         time.sleep(max(deadline - time.monotonic(), 0.0))
         self.begin_end()
-        self.write_failure(Interrupted("terminated from outside while a call did not return.", "Run it again."))
+        error = Interrupted("terminated from outside while a call did not return.", "Run it again.")
+        self.write_failure(error)
+        # A place that does not answer is no reason to stay.
+        last_word = threading.Thread(target=self.delivery.failure, args=(error, None, self.experiment_id), daemon=True)
+        last_word.start()
+        last_word.join(_LAST_WORD_S)
         self.progress.close()
         os._exit(int(ExitCode.INTERRUPTED))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.cluster.api import Api
 from runner.cluster.checks import cluster_checks
 from runner.cluster.run import run_on_cluster
-from runner.cluster.submitted import end, selector, submitted
+from runner.cluster.submitted import clear, end, selector, submitted
 from runner.interrupt import ending_signals
 from runner.layout import Layout
 from runner.schedule import Summary
@@ -41,5 +41,7 @@ def stop(study: Study, *, now: bool) -> str:
     jobs = [one for job in api.find("Job", selector(study))[0] if (one := submitted(job)) is not None]
     pods = {pod["metadata"]["name"]: pod for pod in api.find("Pod", selector(study))[0]}
     end(api, jobs, pods, running_too=now)
+    if now:
+        clear(api, study, {job.name for job in jobs})
     what = "ended" if now else "removed; their running pods may finish"
     return f"{len(jobs)} Jobs of study '{study.name}' {what}. What is published is kept: `runner run` brings it home."

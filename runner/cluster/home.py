@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from images.contract import files
 from images.contract.failure import JobFailure
-from images.contract.publication import Manifest, StoredFile, claim_key
+from images.contract.publication import UPLOADS, Manifest, StoredFile, claim_key
 from images.contract.report import JobReport
 from runner.cluster.sources import Source
 from runner.launchers import LaunchFailed
@@ -95,7 +95,8 @@ class Home:
 
     def _whole(self, manifest: Manifest, file: StoredFile) -> bytes:
         key = f"{manifest.directory}/{file.name}"
-        data = self._source.read(key)
+        # A pod that was killed after its manifest has left the files where they were on their way.
+        data = self._source.read(key) or self._source.read(f"{UPLOADS}/{manifest.experiment_id}/{file.name}")
         if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
             what = "is not there" if data is None else "is not what was sent"
             raise LaunchFailed(

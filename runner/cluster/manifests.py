@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,9 @@ def _block_job(study: Study, unit: Unit, images: dict[str, Image]) -> ClusterJob
         for number, job in enumerate(unit.jobs, start=1)
     ]
     own = {names.CYCLE: str(unit.cycle)} if study.order != "sequential" else {}
-    # Cells are part of the name: a block that is resumed is another Job than the one it was begun in.
-    name = names.job_name(study.name, f"c{unit.cycle:03d}", f"g{unit.n_gpus}", _digest(unit.jobs))
+    name = names.job_name(
+        study.name, f"c{unit.cycle:03d}", f"g{unit.n_gpus}", _digest(study, unit.jobs, inputs, images)
+    )
     spec = {
         "completions": 1,
         "parallelism": 1,
@@ -114,7 +115,7 @@ def _indexed_job(study: Study, jobs: Sequence[Job], n_gpus: int, images: dict[st
         environment=[{"name": _INDEX_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": _INDEX_LABEL}}}],
     )
     own = {names.CONFIG_HASH: experiment.config_hash, names.BACKEND: experiment.config.backend}
-    name = names.job_name(study.name, experiment.config_hash[:8], _digest(jobs))
+    name = names.job_name(study.name, experiment.config_hash[:8], _digest(study, jobs, inputs, images))
     spec = {
         "completionMode": "Indexed",
         "completions": len(jobs),
@@ -180,10 +181,16 @@ def _rule(action: str, *codes: int) -> Manifest:
     return {"action": action, "onExitCodes": {"operator": "In", "values": sorted(int(code) for code in codes)}}
 
 
-def _digest(jobs: Sequence[Job]) -> str:
-    """Short name of exactly these cells, in this order."""
-    text = ",".join(f"{job.config_hash}/{job.cycle}" for job in jobs)
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+def _digest(study: Study, jobs: Sequence[Job], inputs: _Inputs, images: Mapping[str, Image]) -> str:
+    """Short name of exactly these cells, with all that their pods are made of: what is changed is another Job."""
+    parts = (
+        [(job.config_hash, job.cycle) for job in jobs],
+        inputs.data(),
+        {backend: image.reference for backend, image in images.items()},
+        study.kubernetes.model_dump(mode="json"),
+        (study.timeouts.job_s, study.retries.limit, study.launcher.exclusive, study.launcher.max_parallel),
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 class _Inputs:

@@ -33,16 +33,16 @@ def job_name(study: str, *parts: str) -> str:
     return f"{head}-{tail}" if head else f"s-{tail}"
 
 
-def labels(study: Study, further: dict[str, str] | None = None) -> dict[str, str]:
-    """Of everything that belongs to a study."""
+def labels(study: Study, further: dict[str, str] | None = None, component: str = "job") -> dict[str, str]:
+    """Of everything that belongs to a study; ours win over `further` ones."""
     return {
+        **(further or {}),
         "app.kubernetes.io/name": APP,
-        "app.kubernetes.io/component": "job",
+        "app.kubernetes.io/component": component,
         "app.kubernetes.io/managed-by": "joulehouse-runner",
         "app.kubernetes.io/instance": _label(study.name),
         STUDY: _label(study.name),
         STUDY_ID: study_id(study.name),
-        **(further or {}),
     }
 
 

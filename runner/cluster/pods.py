@@ -31,7 +31,8 @@ Manifest = dict[str, Any]
 INPUTS_MOUNT = "/inputs"
 _SCRATCH_MOUNT = "/scratch"
 _TERMINATION_LOG = "/dev/termination-log"
-_GRACE_S = 30
+_GRACE_S = 300
+"""A job without a result leaves 5 s after it is told to; one that is publishing needs the rest."""
 _CLAIM = "pvc://"
 SHARING = "nvidia.com/gpu.sharing-strategy"
 """Label that NVIDIA's GPU feature discovery gives nodes whose GPUs are shared by time-slicing or MPS."""
@@ -215,7 +216,7 @@ def _affinity(study: Study, *, uses_gpus: bool) -> Manifest:
         terms = {"nodeSelectorTerms": [{"matchExpressions": [shared]}]}
         affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
     if study.launcher.exclusive:
-        ours = {"matchLabels": {"app.kubernetes.io/name": names.APP}}
+        ours = {"matchLabels": {"app.kubernetes.io/name": names.APP, "app.kubernetes.io/component": "job"}}
         term = {"labelSelector": ours, "topologyKey": "kubernetes.io/hostname"}
         affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
     return affinity

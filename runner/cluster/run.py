@@ -20,6 +20,7 @@ from runner.cluster.home import Home
 from runner.cluster.images import study_images
 from runner.cluster.manifests import cluster_jobs
 from runner.cluster.observed import (
+    JobEnd,
     TaskEnd,
     Trouble,
     failure_without_a_word,
@@ -34,7 +35,7 @@ from runner.cluster.sources import source_of
 from runner.cluster.submitted import Submitted, clear, end, job_of, selector, submit, submitted
 from runner.cluster.watching import Mirror
 from runner.interrupt import Stop
-from runner.launchers import LaunchFailed, LaunchImpossible
+from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
 from runner.layout import Attempt, Layout, slug
 from runner.outcome import Outcome
 from runner.schedule import StudyBusy, Summary
@@ -47,7 +48,8 @@ from runner.view.progress import Progress
 
 _LOOK_EVERY_S = 1.0
 _PATIENCE_S = 600.0
-_FATAL_AFTER_S = 60.0
+_FATAL_AFTER_S = 600.0
+_GOING_S = 60.0
 _QUIET_S = 10.0
 _SETTLE_S = 2.0
 _LOG_LINES = 50
@@ -126,6 +128,8 @@ class Follower:
         self._last_end: dict[Cell, tuple[TaskEnd, Object]] = {}
         self._problem: JobError | None = None
         self._drained = False
+        self._gone: list[Object] = []
+        self._mine: set[str] = set()
 
     @property
     def stopped(self) -> bool:
@@ -152,8 +156,7 @@ class Follower:
         Raises:
             LaunchFailed: the cluster cannot be used; what runs there goes on.
         """
-        there, _ = self._api.find("Job", selector(self._study))
-        self._jobs = {one.name: one for job in there if (one := submitted(job)) is not None}
+        self._jobs = {one.name: one for one in self._there()}
         known = {cell for job in self._jobs.values() for cell in job.cells}
         missing = cluster_jobs(
             self._study,
@@ -169,12 +172,34 @@ class Follower:
                 break
             made = submit(self._api, job)
             self._jobs[made.name] = made
+        self._mine |= self._jobs.keys()
         if missing:
             self.progress.note(f"{len(missing)} Jobs submitted to the namespace {self._api.namespace}")
         self._follow()
 
+    def _there(self) -> list[Submitted]:
+        """This study's Jobs, once those that were removed before are gone.
+
+        Raises:
+            LaunchImpossible: one is of another version of the study.
+        """
+        give_up_s = time.monotonic() + _GOING_S
+        found, _ = self._api.find("Job", selector(self._study))
+        while any("deletionTimestamp" in job["metadata"] for job in found) and time.monotonic() < give_up_s:
+            time.sleep(_LOOK_EVERY_S)
+            found, _ = self._api.find("Job", selector(self._study))
+        known = {one.config_hash for one in self._study.experiments}
+        there = [one for job in found if (one := submitted(job)) is not None]
+        strange = next((job.name for job in there if not {cell[0] for cell in job.cells} <= known), None)
+        if strange is not None:
+            raise LaunchImpossible(
+                f"the Job {strange} is of another version of study '{self._study.name}'.",
+                "End it with that version's `runner stop`, or choose another name.",
+            )
+        return there
+
     def _follow(self) -> None:
-        changed = threading.Event()
+        changed, heard_s = threading.Event(), time.monotonic()
         chosen = selector(self._study)
         with (
             Mirror(self._api, "Job", chosen, changed, _PATIENCE_S) as jobs,
@@ -183,12 +208,19 @@ class Follower:
             while self._jobs:
                 changed.wait(_LOOK_EVERY_S)
                 changed.clear()
+                self._gone += pods.take_gone()
                 all_pods, all_jobs = pods.objects(), jobs.objects()
-                for pod in (*pods.take_gone(), *all_pods.values()):
-                    self._look(pod)
-                self._settle(all_jobs, all_pods)
-                self._obey(all_pods)
-        clear(self._api, self._study)
+                try:
+                    for pod in (*self._gone, *all_pods.values()):
+                        self._look(pod)
+                    self._gone.clear()
+                    self._settle(all_jobs, all_pods)
+                    self._obey(all_pods)
+                    heard_s = time.monotonic()
+                except EngineAway:
+                    if time.monotonic() - heard_s > _PATIENCE_S:
+                        raise
+        clear(self._api, self._study, self._mine)
 
     def _look(self, pod: Object) -> None:
         """Everything that is new about one pod."""
@@ -199,8 +231,8 @@ class Follower:
         for ended in task_ends(pod):
             cell = job.cell_of(pod, ended.container)
             if cell is not None and (name, ended.container) not in self._seen:
-                self._seen.add((name, ended.container))
                 self._ended(self._job(cell), ended, pod)
+                self._seen.add((name, ended.container))  # not before it is home
         now = running_task(pod)
         if now is not None and (name, now) not in self._running:
             self._running.add((name, now))
@@ -263,10 +295,13 @@ class Follower:
                 continue  # what its last pod said may still be on its way
             for cell in job.cells:
                 self._keep(self._home.bring_result(self._job(cell)))
-                if ended is not None and ended.failed and cell not in self._home.done | self._outcomes.keys():
+                if not self._drained and cell not in self._home.done | self._outcomes.keys():
                     last, pod = self._last_end.get(cell, (None, own[-1] if own else None))
-                    cause = failure_without_a_word(last, pod, ended)
-                    self._keep(self._home.write_failure(self._job(cell), cause, [], self._tries[cell]))
+                    cause = failure_without_a_word(last, pod, ended or JobEnd(True, "", "somebody removed it"))
+                    tail = (
+                        self._api.log_tail(pod["metadata"]["name"], last.container, _LOG_LINES) if last and pod else []
+                    )
+                    self._keep(self._home.write_failure(self._job(cell), cause, tail, self._tries[cell]))
             del self._jobs[job.name]
 
     def _quiet_events(self, name: str) -> list[Object]:
@@ -280,10 +315,11 @@ class Follower:
 
     def _obey(self, pods: Mapping[str, Object]) -> None:
         """What was asked for meanwhile: to start nothing more, or to end what runs."""
-        if self._stop.now or self._problem is not None:
+        if self._stop.now:
+            self._drained = True
             end(self._api, self._jobs.values(), pods, running_too=True)
             self._jobs = {}
-        elif self._stop.drain and not self._drained:
+        elif self.stopped and not self._drained:
             self._drained = True
             self.progress.note(
                 "running pods may finish, nothing starts; Ctrl-C again, or `runner stop --now`, ends them"

@@ -78,12 +78,17 @@ class BucketSource:
         except FileNotFoundError:
             return None
         except exceptions.BaseError as error:
+            text, stays = str(error), "results stay there, and running again takes them."
             denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-            what = "may not be read by you" if denied or "status code: 403" in str(error) else "does not answer"
-            raise LaunchFailed(
-                f"{self._address} {what}.",
-                "Correct AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL; results stay there, and running again takes them.",
-            ) from None
+            if denied or "status code: 403" in text:
+                raise LaunchImpossible(
+                    f"{self._address} may not be read by you.", f"Correct AWS_ACCESS_KEY_ID; {stays}"
+                ) from None
+            if "NoSuchBucket" in text:
+                raise LaunchImpossible(
+                    f"there is no bucket for {self._address}.", "Correct kubernetes.results or AWS_ENDPOINT_URL."
+                ) from None
+            raise EngineAway(f"{self._address} does not answer.", f"Check the network; {stays}") from None
 
 
 class ClaimSource:
@@ -137,13 +142,16 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
         "metadata": {
             "name": name,
             **place,
-            "labels": names.labels(study, {"app.kubernetes.io/component": "reader"}),
+            "labels": names.labels(study, component="reader"),
         },
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "activeDeadlineSeconds": 24 * 3600,
+            "terminationGracePeriodSeconds": 1,
+            # A claim of one node is read where the jobs are.
+            "nodeSelector": dict(settings.node_selector),
+            "tolerations": [dict(toleration) for toleration in settings.tolerations],
             "securityContext": security,
             **(
                 {"imagePullSecrets": [{"name": one} for one in settings.image_pull_secrets]}
@@ -168,6 +176,6 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
                     ],
                 }
             ],
-            "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
+            "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": claim}}],
         },
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from runner.cluster import names
@@ -89,15 +89,15 @@ def end(api: Api, jobs: Collection[Submitted], pods: Mapping[str, Object], *, ru
             api.delete("Pod", name, pod["metadata"]["uid"])
 
 
-def clear(api: Api, study: Study, keep: Sequence[str] = ()) -> None:
-    """Remove Jobs that are over with their pods, and inputs that no Job reads.
+def clear(api: Api, study: Study, over: Collection[str]) -> None:
+    """Remove Jobs that are over, with their pods and inputs.
 
     Args:
-        keep: names of Jobs that go on.
+        over: their names; what another client has submitted is not among them.
     """
     for kind in ("Job", "Pod", "ConfigMap"):
         found, _ = api.find(kind, selector(study))
         for one in found:
             name = job_of(one) if kind == "Pod" else one["metadata"]["name"]
-            if name not in keep:
+            if name in over:
                 api.delete(kind, one["metadata"]["name"], one["metadata"]["uid"])

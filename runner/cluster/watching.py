@@ -62,6 +62,7 @@ class Mirror:
     def _relist(self) -> str:
         found, version = self._api.find(self._kind, self._selector)
         there = {one["metadata"]["name"]: one for one in found}
+        self._heard_s = time.monotonic()
         with self._lock:
             self._gone += [one for name, one in self._objects.items() if name not in there]
             self._objects = there
@@ -69,15 +70,17 @@ class Mirror:
         return version
 
     def _run(self) -> None:
-        failures, heard_s = 0, time.monotonic()
+        failures, self._heard_s = 0, time.monotonic()
         while not self._stopped.is_set():
             try:
                 self._follow()
-                failures, heard_s = 0, time.monotonic()
+                failures = 0
+                self._stopped.wait(_PAUSES_S[0])
             except TooOld:
+                self._stopped.wait(_PAUSES_S[0])
                 failures += self._again()
             except EngineAway as error:
-                if time.monotonic() - heard_s > self._patience_s:
+                if time.monotonic() - self._heard_s > self._patience_s:
                     self._give_up(error)
                     return
                 failures += 1
@@ -102,6 +105,7 @@ class Mirror:
         for what, found in self._api.changes(self._kind, self._selector, self._version, _WATCH_S):
             if self._stopped.is_set():
                 return
+            self._heard_s = time.monotonic()
             self._version = found["metadata"].get("resourceVersion", self._version)
             with self._lock:
                 if what == "DELETED":

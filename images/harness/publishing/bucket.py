@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,18 @@ from obstore.store import S3Store
 from images.contract.publication import UPLOADS, Manifest
 from images.harness.publishing.place import PlaceAway, PlaceError, PlaceUnusable
 
+log = logging.getLogger(__name__)
+
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _ANSWER = re.compile(r"status code: (?P<status>\d{3})(?:.*?<Code>(?P<code>\w+)</Code>)?", re.DOTALL)
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 _CONNECT_S = 5
 _REQUEST_S = 60
-_RETRY_FOR = timedelta(minutes=3)
-_MAX_RETRIES = 10
+_RETRY_FOR = timedelta(minutes=4)
+_MAX_RETRIES = 1000  # the time decides
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(milliseconds=200), timedelta(seconds=20)
+_LOOK_AGAIN = 3
+"""Times to read a key that is taken and not there yet."""
 
 
 class Bucket:
@@ -50,7 +56,11 @@ class Bucket:
                     "connect_timeout": timedelta(seconds=_CONNECT_S),
                     "timeout": timedelta(seconds=_REQUEST_S),
                 },
-                retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": retry_for},
+                retry_config={
+                    "max_retries": _MAX_RETRIES,
+                    "retry_timeout": retry_for,
+                    "backoff": {"init_backoff": _FIRST_PAUSE, "max_backoff": _LONGEST_PAUSE, "base": 2},
+                },
             )
         except (ValueError, exceptions.BaseError) as error:
             raise PlaceUnusable(
@@ -64,7 +74,8 @@ class Bucket:
                 obstore.put(self._store, key, data, mode="create", use_multipart=False)
             except exceptions.AlreadyExistsError:
                 # It may be ours: the answer to a try before this one was lost.
-                return self.read(key) == data
+                there = next((found for _ in range(_LOOK_AGAIN) if (found := self.read(key)) is not None), None)
+                return there == data
         return True
 
     def read(self, key: str) -> bytes | None:
@@ -105,7 +116,10 @@ class Bucket:
                 return  # another one was faster
             if not self.create(target, document):
                 raise self._taken(manifest)
-        self.drop(manifest)
+        try:
+            self.drop(manifest)
+        except PlaceError as problem:
+            log.warning("%s What was brought stays under %s.", problem.message, UPLOADS)
 
     def drop(self, manifest: Manifest) -> None:
         with self._failing():

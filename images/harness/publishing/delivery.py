@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from images.contract.job import ExitCode, JobContext, JobError, MeasurementFailed
+from images.contract.publication import Manifest
 from images.contract.report import JobReport
 from images.harness.publishing.folder import Folder
-from images.harness.publishing.place import OBJECT_STORAGE, Place, PlaceError
+from images.harness.publishing.place import OBJECT_STORAGE, Place, PlaceAway, PlaceError
 from images.harness.publishing.publisher import Publisher, publish_failure
 
 log = logging.getLogger(__name__)
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 _ENDS_A_BLOCK = frozenset({ExitCode.USAGE, ExitCode.GPU_UNUSABLE, ExitCode.INTERRUPTED})
 """Whatever comes after it on the same GPUs would meet the same, or the job is to be run again."""
 
+_PATIENCE_S, _PAUSE_S = 1800.0, 10.0
 _BUCKET = "images.harness.publishing.bucket"
 """Imported late: its library is large, and only jobs that publish to object storage need it."""
 
@@ -52,11 +55,11 @@ class Delivery:
             log.info("this cycle has its result: %s", first.directory)
             self._say(JobReport(outcome="earlier", experiment_id=first.experiment_id, directory=first.directory))
             return None
-        number = publisher.begin()
+        number, silent = publisher.begin()
         self._publisher = publisher
-        if self.most_tries is not None and number > self.most_tries:
+        if self.most_tries is not None and silent >= self.most_tries:
             raise MeasurementFailed(
-                f"{number - 1} tries at this cycle ended without a word, as a job does that is killed for its memory.",
+                f"{silent} tries at this cycle ended without a word, as a job does that is killed for its memory.",
                 "Lower batch_size or the workload's token limits, or give the container more memory.",
             )
         return context.model_copy(update={"attempt": number})
@@ -69,11 +72,23 @@ class Delivery:
         if self._publisher is None:
             self._say(JobReport(outcome="result", experiment_id=experiment_id, directory=directory.name))
             return
-        counted = self._publisher.publish_result(directory, experiment_id)
+        counted = self._published(self._publisher, directory, experiment_id)
         outcome = JobReport(outcome="result", experiment_id=counted.experiment_id, directory=counted.directory)
         self._say(
             outcome if counted.experiment_id == experiment_id else outcome.model_copy(update={"outcome": "earlier"})
         )
+
+    def _published(self, publisher: Publisher, directory: Path, experiment_id: str) -> Manifest:
+        """Again and again while the place is away: what was measured has no other copy."""
+        give_up_s = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return publisher.publish_result(directory, experiment_id)
+            except PlaceAway as problem:
+                if time.monotonic() > give_up_s:
+                    raise
+                log.warning("%s It is tried again.", problem.message)
+                time.sleep(_PAUSE_S)
 
     def failure(self, error: JobError, directory: Path | None, experiment_id: str) -> int:
         """Publish a failure that is kept; returns the code to exit with.
@@ -84,9 +99,9 @@ class Delivery:
         kept = error.exit_code != ExitCode.INTERRUPTED
         published = None
         try:
-            if not kept and self._publisher is not None:
-                self._publisher.take_back()
-            elif kept and self.address is not None and directory is not None and not isinstance(error, PlaceError):
+            if self._publisher is not None:
+                (self._publisher.say if kept else self._publisher.take_back)()
+            if kept and self.address is not None and directory is not None and not isinstance(error, PlaceError):
                 published = publish_failure(place_at(self.address), directory, experiment_id)
         except PlaceError as problem:
             log.error("%s", problem)

@@ -34,7 +34,10 @@ class Folder:
             scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             try:
                 files.write_synced(scratch, data)
-                return _linked(scratch, path, data)
+                # What is there may be ours: the answer to a link over a network was lost.
+                new = _linked(scratch, path, data) or path.read_bytes() == data
+                files.sync(path.parent)
+                return new
             finally:
                 scratch.unlink(missing_ok=True)
 
@@ -55,10 +58,13 @@ class Folder:
     def bring(self, directory: Path, manifest: Manifest) -> None:
         on_its_way = self._on_its_way(manifest)
         with self._failing():
-            on_its_way.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(directory, on_its_way)
-            for path in (*on_its_way.iterdir(), on_its_way):
-                files.sync(path)
+            files.remove_folder(on_its_way)  # half a copy of a try before
+            on_its_way.mkdir(parents=True)
+            for file in manifest.files:
+                # Contents only: not every shared file system takes permissions and times.
+                shutil.copyfile(directory / file.name, on_its_way / file.name)
+                files.sync(on_its_way / file.name)
+            files.sync(on_its_way)
 
     def finish(self, manifest: Manifest) -> None:
         target = self._root / manifest.directory

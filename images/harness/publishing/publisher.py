@@ -7,7 +7,9 @@ import secrets
 from pathlib import Path
 
 from images.contract.publication import Manifest, begun_key, claim_key
-from images.harness.publishing.place import Place, PlaceUnusable
+from images.harness.publishing.place import Place, PlaceAway, PlaceUnusable
+
+_SAID = ".said"
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +31,35 @@ class Publisher:
     def published(self) -> Manifest | None:
         """The try that counts, if there is one already; if it was killed on the way, it is brought to its end."""
         raw = self._place.read(self._claim)
-        first = None if raw is None else Manifest.parse(raw)
-        if first is not None:
-            self._place.finish(first)
-        return first
+        if raw is None:
+            return None
+        first = Manifest.parse(raw)
+        try:
+            if first is not None:
+                self._place.finish(first)
+                return first
+        except FileNotFoundError:
+            pass
+        raise PlaceUnusable(
+            f"{self._claim} names a result that is not there.",
+            "Look what became of it; remove that file to measure anew.",
+        )
 
-    def begin(self) -> int:
-        """Note that this try begins; returns its number, from 1. Shows that the place can be written."""
-        earlier = [name for name in self._place.names(self._begun) if not self._mark.endswith(f"/{name}")]
+    def begin(self) -> tuple[int, int]:
+        """Note that this try begins, which shows that the place can be written.
+
+        Returns:
+            Its number, from 1, and how many of those before it have ended, or not, without a word.
+        """
+        there = self._place.names(self._begun)
+        said = {name.removesuffix(_SAID) for name in there if name.endswith(_SAID)}
+        earlier = {name for name in there if not name.endswith(_SAID) and not self._mark.endswith(f"/{name}")}
         self._place.create(self._mark, b"")
-        return len(earlier) + 1
+        return len(earlier) + 1, len(earlier - said)
+
+    def say(self) -> None:
+        """This try could tell why it failed."""
+        self._place.create(f"{self._mark}{_SAID}", b"")
 
     def take_back(self) -> None:
         """This try says nothing about its experiment: it was ended from outside."""
@@ -51,11 +72,12 @@ class Publisher:
         if self._place.create(self._claim, own.model_dump_json(indent=1).encode()):
             self._place.finish(own)
             return own
-        self._place.drop(own)
         first = self.published()
         if first is None:
-            raise PlaceUnusable(f"{self._claim} is no manifest.", "Remove it there and run again.")
-        log.warning("the result of another try was published first (%s); this one is dropped", first.directory)
+            raise PlaceAway(f"{self._claim} is taken and cannot be read.", "Run again; what was measured lies there.")
+        if first.experiment_id != experiment_id:
+            log.warning("the result of another try was published first (%s); this one is dropped", first.directory)
+            self._place.drop(own)
         return first
 
 

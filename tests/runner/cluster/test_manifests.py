@@ -162,6 +162,20 @@ def test_pods_may_do_nothing_that_a_restricted_namespace_forbids() -> None:
             assert next(one for one in spec["volumes"] if one["name"] == "shm")["emptyDir"]["medium"] == "Memory"
 
 
+def test_whatever_a_pod_is_made_of_is_part_of_its_jobs_name_and_labels_of_ours_win() -> None:
+    """Else a changed study would take up the Job, or the inputs, of the one before."""
+    other = {"stub": IMAGES["stub"].replace("0123", "4567")}
+    changed: list[dict[str, Any]] = [
+        {},
+        {"images": other},
+        {"memory": "8Gi"},
+        {"labels": {"app.kubernetes.io/component": "mine"}},
+    ]
+    made = [jobs(cluster_study("a", "b", kubernetes=settings))[0]["metadata"] for settings in changed]
+    assert len({one["name"] for one in made}) == len(changed)
+    assert {one["labels"]["app.kubernetes.io/component"] for one in made} == {"job"}
+
+
 def test_secrets_are_named_and_never_written() -> None:
     text = render_study(cluster_study("a", "b", kubernetes=EVERYTHING), allow_tag=False)
     assert "secretKeyRef" in text

@@ -78,7 +78,9 @@ def test_a_result_is_published_once_whoever_tries_again(
 ) -> None:
     first, second = Publisher(place, HASH, 1, "pod-a"), Publisher(place, HASH, 1, "pod-b")
     assert first.published() is None
-    assert (first.begin(), first.begin(), second.begin()) == (1, 1, 2)
+    assert (first.begin(), first.begin(), second.begin()) == ((1, 0), (1, 0), (2, 1))
+    first.say()
+    assert Publisher(place, HASH, 1, "pod-c").begin() == (3, 1), "only the second has said nothing"
 
     counted = first.publish_result(*finished(tmp_path, 1, 1))
 
@@ -150,7 +152,43 @@ def test_every_failure_is_kept_and_a_try_that_was_ended_from_outside_is_taken_ba
     tried = Publisher(place, HASH, 1, "pod-a")
     tried.begin()
     tried.take_back()
-    assert Publisher(place, HASH, 1, "pod-b").begin() == 1
+    assert Publisher(place, HASH, 1, "pod-b").begin() == (1, 0)
+
+
+def test_a_claim_that_names_nothing_is_told_before_anything_is_measured(place: Place, tmp_path: Path) -> None:
+    directory, experiment_id = finished(tmp_path, 1, 1)
+    manifest = Manifest.of(directory, experiment_id)
+    for content in (manifest.model_dump_json().encode(), b"half a manif"):
+        place.remove(claim_key(HASH, 1))
+        place.create(claim_key(HASH, 1), content)
+        with pytest.raises(PlaceUnusable, match=r"names a result that is not there\. Look what became of it"):
+            Publisher(place, HASH, 1).published()
+
+
+def test_a_claim_whose_answer_was_lost_is_still_ones_own(
+    place: Place, tmp_path: Path, found: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = type(place).create
+
+    def answers_wrongly(self: Place, key: str, data: bytes) -> bool:
+        create(self, key, data)
+        return key != claim_key(HASH, 1)
+
+    monkeypatch.setattr(type(place), "create", answers_wrongly)
+    counted = Publisher(place, HASH, 1).publish_result(*finished(tmp_path, 1, 1))
+    assert found() == published(counted), "it was not dropped for its own sake"
+
+
+def test_a_full_disk_may_have_room_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ended = finished(tmp_path, 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(PlaceAway, match=r"cannot take what was measured \(No space left on device\)"):
+            Publisher(Folder(tmp_path / "place"), HASH, 1).publish_result(*ended)
+    assert Publisher(Folder(tmp_path / "place"), HASH, 1).publish_result(*ended).directory == ended[0].name
 
 
 def test_nothing_is_ever_overwritten(place: Place, found: Callable[[], list[str]], tmp_path: Path) -> None:
