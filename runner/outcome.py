@@ -86,7 +86,7 @@ def conclude(
 def unstarted(job: Job, context: JobContext, attempt: Attempt, error: LaunchFailed, layout: Layout) -> Outcome:
     """Publish the failure of a job that could not be started."""
     cause = (type(error).__name__, int(error.exit_code), error.message, error.advice)
-    failure = _written_down(job, context, cause, [], None)
+    failure = written_down(job, context, cause, [], None)
     return Outcome(job, publish_failure(failure, attempt, layout), failure, isinstance(error, LaunchImpossible))
 
 
@@ -124,12 +124,13 @@ def _failure(job: Job, context: JobContext, left: Path | None, ended: Ended, giv
     if own is not None and given_up is None:
         cause = (own.error_class, own.exit_code, own.message, own.advice)
     log_tail = ended.log_tail or (own.log_tail if own is not None else [])
-    return _written_down(job, context, cause, log_tail, own.experiment_id if own is not None else None)
+    return written_down(job, context, cause, log_tail, own.experiment_id if own is not None else None)
 
 
-def _written_down(
+def written_down(
     job: Job, context: JobContext, cause: Cause, log_tail: list[str], experiment_id: str | None
 ) -> JobFailure:
+    """The failure of a job that could not say it itself."""
     now = datetime.now(UTC)
     error_class, exit_code, message, advice = cause
     return JobFailure(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 
 from images.contract import files
 from images.contract.failure import JobFailure
+from images.contract.job import JobContext
 from images.contract.publication import UPLOADS, Manifest, StoredFile, claim_key
 from images.contract.report import JobReport
 from runner.cluster.sources import Source
 from runner.launchers import LaunchFailed
 from runner.layout import Layout
-from runner.outcome import Outcome
+from runner.outcome import Outcome, written_down
 from runner.studies.plan import Cell
 from runner.studies.study import Job, Study
 
@@ -60,24 +60,8 @@ class Home:
 
     def write_failure(self, job: Job, cause: tuple[str, int, str, str], log_tail: list[str], attempt: int) -> Outcome:
         """Of a job that could not say why it has no result."""
-        now = datetime.now(UTC)
-        error_class, exit_code, message, advice = cause
-        failure = JobFailure(
-            experiment_id=files.new_experiment_id(now),
-            backend=job.config.backend,
-            measurement_config_hash=job.config_hash,
-            config=job.config.model_dump(mode="json"),
-            study=job.study,
-            experiment=job.experiment.name,
-            cycle=job.cycle,
-            attempt=attempt,
-            error_class=error_class,
-            exit_code=exit_code,
-            message=message,
-            advice=advice,
-            log_tail=log_tail,
-            time=now,
-        )
+        context = JobContext(experiment=job.experiment.name, attempt=max(attempt, 1))
+        failure = written_down(job, context, cause, log_tail, None)
         return Outcome(job, failure.save(self._layout.output).parent, failure)
 
     def _bring(self, job: Job, manifest: Manifest, failure: JobFailure | None) -> Outcome:
