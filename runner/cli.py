@@ -146,6 +146,9 @@ def render(allow_tag: bool, rbac: bool, **options: Any) -> None:
     asked = Asked(**options)
     if asked.launcher not in (None, "kubernetes"):
         raise click.UsageError(f"there is nothing to render for --launcher {asked.launcher}; it is for kubernetes")
+    if rbac and asked.study_file is None and asked.backend is None:
+        click.echo(render_rbac(None), nl=False)
+        return
     study = asked_study(asked)
     text = render_rbac(study.kubernetes.namespace) if rbac else render_study(study, allow_tag=allow_tag)
     click.echo(text, nl=False)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
+import yaml
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -43,7 +44,7 @@ class Api:
         configuration = client.Configuration()
         try:
             own = _from_kubeconfig(configuration)
-        except (ConfigException, OSError, ValueError) as error:
+        except (ConfigException, OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
             raise LaunchImpossible(
                 f"there is no kubeconfig that can be used ({_first_line(error)}).",
                 "Set KUBECONFIG, or get one for your cluster (`kubectl config view` shows what is in use).",

@@ -293,6 +293,9 @@ def test_a_cluster_that_cannot_be_used_is_one_line_with_the_next_step(cluster: C
         assert "Traceback" not in ran.stderr
 
     refused("there is no kubeconfig that can be used", KUBECONFIG=str(tmp_path / "absent"))
+    for number, text in enumerate(("{", "- a list", "clusters: 5")):
+        (tmp_path / f"broken-{number}").write_text(text)
+        refused("there is no kubeconfig that can be used", KUBECONFIG=str(tmp_path / f"broken-{number}"))
     cluster.api.denied.add(("create", "jobs"))
     refused("you may not create jobs in the namespace bench. Ask for the Role that `runner render --rbac` prints.")
     cluster.api.denied.clear()
