@@ -10,7 +10,6 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from images.contract.config import ExperimentConfig
 from images.contract.job import ConfigInvalid, ExitCode, JobContext
@@ -258,10 +257,3 @@ class _Inputs:
         key = f"prompts-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
         self._data[key] = text
         return key
-
-
-def inputs_of(manifest: Manifest) -> dict[str, Any]:
-    """What a ConfigMap holds, parsed where it is JSON."""
-    return {
-        key: json.loads(text) if key.endswith(".json") else text for key, text in (manifest.get("data") or {}).items()
-    }

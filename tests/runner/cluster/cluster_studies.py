@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,11 @@ def manifests(wanted: Study, *, allow_tag: bool = False) -> list[dict[str, Any]]
 
 def jobs(wanted: Study) -> list[dict[str, Any]]:
     return [one for one in manifests(wanted) if one["kind"] == "Job"]
+
+
+def inputs_of(config_map: dict[str, Any]) -> dict[str, Any]:
+    """What a ConfigMap holds, parsed where it is JSON."""
+    return {key: json.loads(text) if key.endswith(".json") else text for key, text in config_map["data"].items()}
 
 
 def pod(job: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,21 @@ import yaml
 
 from images.contract.config import parse_config
 from images.contract.job import ConfigInvalid, JobContext
-from runner.cluster.manifests import inputs_of
 from runner.cluster.pods import INPUTS_MOUNT
 from runner.cluster.render import render_rbac, render_study
 from runner.studies.plan import plan_units
 from runner.studies.settings import Adaptive, LauncherSettings
 from runner.studies.study import Study
-from tests.runner.cluster.cluster_studies import DIGEST, IMAGES, cluster_study, containers, jobs, manifests, pod
+from tests.runner.cluster.cluster_studies import (
+    DIGEST,
+    IMAGES,
+    cluster_study,
+    containers,
+    inputs_of,
+    jobs,
+    manifests,
+    pod,
+)
 from tests.runner.sample_studies import experiment
 
 VERSIONS = ("1.36", kubernetes_validate.latest_version())

@@ -13,10 +13,9 @@ pytest.importorskip("torch")
 
 from images.contract.config import parse_config
 from images.contract.report import JobReport
-from runner.cluster.manifests import inputs_of
 from runner.studies.study import Experiment
 from tests.docker_engine import docker_command
-from tests.runner.cluster.cluster_studies import cluster_study, containers, manifests, pod
+from tests.runner.cluster.cluster_studies import cluster_study, containers, inputs_of, manifests, pod
 from tests.runner.command import results
 
 pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("docker"), pytest.mark.timeout(300)]
