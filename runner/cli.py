@@ -159,6 +159,10 @@ def render(allow_tag: bool, rbac: bool, **options: Any) -> None:
 @click.option("--json", "json_wanted", is_flag=True, help="One JSON object.")
 def status(where: Path, json_wanted: bool) -> None:
     """Show what a study has, what runs, and what is left; from any terminal, also while no runner works on it."""
+    study = load_study(where) if where.is_file() and not json_wanted else None
+    if study is not None and study.launcher.name == "kubernetes":
+        for line in import_module(_IN_CLUSTER).status(study):
+            click.echo(line)
     found = overview.collect(output_named(where), where if where.is_file() else None)
     if json_wanted:
         click.echo(overview.as_json(found))

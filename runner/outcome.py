@@ -128,10 +128,19 @@ def _failure(job: Job, context: JobContext, left: Path | None, ended: Ended, giv
 
 
 def written_down(
-    job: Job, context: JobContext, cause: Cause, log_tail: list[str], experiment_id: str | None
+    job: Job,
+    context: JobContext,
+    cause: Cause,
+    log_tail: list[str],
+    experiment_id: str | None,
+    ended: datetime | None = None,
 ) -> JobFailure:
-    """The failure of a job that could not say it itself."""
-    now = datetime.now(UTC)
+    """The failure of a job that could not say it itself.
+
+    Args:
+        ended: when; None is now.
+    """
+    now = ended or datetime.now(UTC)
     error_class, exit_code, message, advice = cause
     return JobFailure(
         experiment_id=experiment_id or files.new_experiment_id(now),

@@ -17,7 +17,7 @@ from images.contract.scheduling import Scheduling
 CONTRACT_VERSION = "5"
 
 # What an image is started with: IMAGE --config FILE --output DIR [--context FILE], and where no runner shares a disk
-# with the job, [--publish PLACE [--keep-going] [--tries N]] [--report FILE].
+# with the job, [--publish PLACE [--keep-going] [--tries N]] [--report FILE] [--deadline SECONDS].
 ARG_CONFIG = "--config"
 ARG_CONTEXT = "--context"
 ARG_OUTPUT = "--output"
@@ -25,6 +25,7 @@ ARG_PUBLISH = "--publish"
 ARG_KEEP_GOING = "--keep-going"
 ARG_TRIES = "--tries"
 ARG_REPORT = "--report"
+ARG_DEADLINE = "--deadline"
 
 # Where things are inside a container.
 RESULTS_MOUNT = "/results"

@@ -1,9 +1,11 @@
 """A place that jobs publish to by themselves: each cycle of a study counts once, however often it is tried.
 
 PLACE/{directory}/                     a result or a failure, as `save` makes it
+PLACE/raw/{experiment_id}/             what single processes of a failed experiment left
 PLACE/.published/{hash}-c001.json      a Manifest: the one try that counts for this cycle
 PLACE/.uploads/{experiment_id}/        files on their way
 PLACE/.begun/{hash}-c001/{try}         a try that began
+PLACE/.begun/{hash}-c001/{try}.said    a try that failed and could tell why: the name of its failure's directory here
 
 Readers pass over dot names, so what is on its way is never taken for a result. A place is a folder, or a prefix in
 object storage (``s3://bucket/prefix``).
@@ -23,6 +25,8 @@ from images.contract.parts import Record
 UPLOADS = ".uploads"
 _PUBLISHED = ".published"
 _BEGUN = ".begun"
+SAID = ".said"
+"""End of the name of what a failed try leaves beside the mark of its beginning."""
 
 
 class StoredFile(Record):
@@ -50,6 +54,21 @@ class Manifest(Record):
         return cls(experiment_id=experiment_id, directory=directory.name, files=[_stored(path) for path in paths])
 
     @classmethod
+    def of_raw(cls, folder: Path, experiment_id: str) -> Self:
+        """Of what single processes of a failed experiment left; a process may still be at its files.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        whole = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        marks = sorted(folder.glob(f"{files.COMPLETED_PREFIX}*"))
+        return cls(
+            experiment_id=experiment_id,
+            directory=f"{files.RAW_FOLDER}/{experiment_id}",
+            files=[_stored(path) for path in (*whole, *marks)],
+        )
+
+    @classmethod
     def parse(cls, raw: bytes) -> Self | None:
         """None if it is no manifest."""
         try:
@@ -66,6 +85,18 @@ def claim_key(config_hash: str, cycle: int) -> str:
 def begun_key(config_hash: str, cycle: int, attempt: str = "") -> str:
     """Key of the mark of a try; the folder of all of a cycle's without one."""
     return f"{_BEGUN}/{_cell(config_hash, cycle)}/{attempt}"
+
+
+def said_key(config_hash: str, cycle: int, attempt: str) -> str:
+    """Key of what a try that failed leaves once its failure is published: one line of UTF-8, without an end.
+
+    The line is the name of the failure's directory in the place; it is empty if the failure could not be published.
+    There is nothing under this key of a try that has its result, was ended from outside, or died without a word.
+
+    Args:
+        attempt: name of the try; in a cluster, its pod's.
+    """
+    return f"{begun_key(config_hash, cycle, attempt)}{SAID}"
 
 
 def _cell(config_hash: str, cycle: int) -> str:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError
+from pydantic_core import to_json
 
 from images.contract.parts import Record
 
-_LONGEST = 200
-"""Characters of message and of advice: Kubernetes keeps 12 KiB of all containers of a pod together."""
+LONGEST = 512
+"""Bytes of a report. Kubernetes keeps 12 KiB of a pod, in equal parts for its containers, and tells none how many
+there are: whole for up to 24. All but message and advice takes less than 300."""
 
 
 class JobReport(Record):
@@ -29,8 +31,14 @@ class JobReport(Record):
         Raises:
             OSError: cannot be written.
         """
-        short = self.model_copy(update={"message": self.message[:_LONGEST], "advice": self.advice[:_LONGEST]})
-        path.write_text(short.model_dump_json(), encoding="utf-8")
+        path.write_bytes(self._short().model_dump_json().encode())
+
+    def _short(self) -> Self:
+        """Cut to what Kubernetes keeps: the advice first, then the message."""
+        bare = self.model_copy(update={"message": "", "advice": ""})
+        message = _beginning(self.message, LONGEST - len(to_json(bare)))
+        room = LONGEST - len(to_json(bare.model_copy(update={"message": message})))
+        return bare.model_copy(update={"message": message, "advice": _beginning(self.advice, room)})
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -39,3 +47,13 @@ class JobReport(Record):
             return cls.model_validate_json(text)
         except ValidationError:
             return None
+
+
+def _beginning(text: str, room: int) -> str:
+    """As much of it as takes at most `room` bytes in JSON, and as UTF-8 can say it."""
+    text = text.encode("utf-8", "replace").decode()
+    for at, character in enumerate(text):
+        room -= len(to_json(character)) - len('""')
+        if room < 0:
+            return text[:at]
+    return text

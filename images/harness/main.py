@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +29,7 @@ from images.contract.failure import JobFailure
 from images.contract.job import (
     ARG_CONFIG,
     ARG_CONTEXT,
+    ARG_DEADLINE,
     ARG_KEEP_GOING,
     ARG_OUTPUT,
     ARG_PUBLISH,
@@ -49,13 +52,16 @@ from images.contract.job import (
 from images.harness.measure import measure
 from images.harness.progress import ProgressFile
 from images.harness.publishing.delivery import Delivery
-from images.harness.ranks import raw_kept_unless_saved
+from images.harness.ranks import raw_kept_unless_saved, raw_left
 
 log = logging.getLogger(__name__)
 
 TERMINATION_GRACE_S = 5.0
 _SIGNAL_AGAIN_S = 0.5
 _LAST_WORD_S = 3.0
+_FAILURE_DELIVERED_S = 300.0
+"""For a failure that counts: longer than a place that is away is asked again."""
+_LONGEST_WAIT_S = 3600.0
 _LOG_TAIL_LINES = 50
 
 
@@ -65,6 +71,10 @@ class _Terminated(BaseException):
 
 class Bug(JobError):
     """Anything that nobody foresaw."""
+
+
+class TimedOut(MeasurementFailed):
+    """No result by the deadline."""
 
 
 class _LogTail(logging.Handler):
@@ -91,12 +101,21 @@ class Job:
         self.context = JobContext()
         self.tail = _LogTail()
         self.progress = ProgressFile(output / PROGRESS_FILE)
+        self.overdue: TimedOut | None = None
         self._ending = threading.RLock()
         self._main_is_ending = threading.Event()
 
     def fail(self, error: JobError) -> int:
         """Write failure.json, say why in one line, deliver both, and return the exit code."""
-        return self.delivery.failure(error, self.write_failure(error), self.experiment_id)
+        return self.deliver(error, self.write_failure(error))
+
+    def deliver(self, error: JobError, directory: Path | None) -> int:
+        """Tell whoever is not on this host; returns the exit code.
+
+        Args:
+            directory: with failure.json; None if it could not be written.
+        """
+        return self.delivery.failure(error, directory, self.experiment_id, raw_left(self.output, self.experiment_id))
 
     def write_failure(self, error: JobError) -> Path | None:
         """The directory with failure.json; None if it could not be written."""
@@ -123,20 +142,24 @@ class Job:
             log.error("failure.json could not be written: %s", problem)
             return None
 
-    def watch_for_termination(self) -> None:
-        """End this job within 5 s of SIGTERM or SIGINT, also when the main thread never returns.
+    def watch_for_termination(self, deadline_after_s: float | None) -> None:
+        """End this job within 5 s of SIGTERM, SIGINT or its deadline, also when the main thread never returns.
 
         The handler raises in the main thread, which cannot happen while that is inside a call that does
         not come back (a hung driver). So a thread is woken by the interpreter's own C-level handler
         through a socket. It signals the main thread again for a while, because compiled modules swallow what
-        is raised while they are imported; then it writes failure.json and leaves.
+        is raised while they are imported; then it writes failure.json and leaves. A deadline is a signal that
+        this thread sends by itself.
+
+        Args:
+            deadline_after_s: from now (s); None: it may take as long as it needs.
         """
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _raise_terminated)
-        threading.Thread(target=self._leave_after_grace, args=(reader, writer), daemon=True).start()
+        threading.Thread(target=self._leave_after_grace, args=(reader, writer, deadline_after_s), daemon=True).start()
 
     def begin_end(self) -> None:
         """From here on no signal interrupts, and only the caller writes the end.
@@ -150,22 +173,25 @@ class Job:
         self._main_is_ending.set()
         self._ending.acquire()
 
-    def _leave_after_grace(self, reader: socket.socket, _writer: socket.socket) -> None:
-        while not set(reader.recv(1)) & {signal.SIGTERM, signal.SIGINT}:
-            pass
+    def _leave_after_grace(self, reader: socket.socket, _writer: socket.socket, deadline_after_s: float | None) -> None:
+        if not _signalled_within(deadline_after_s, reader) and not self._main_is_ending.is_set():
+            self.overdue = TimedOut(
+                f"no result after {deadline_after_s:g} s; the job was ended.", "Raise the timeout, or look at the log."
+            )
         deadline = time.monotonic() + TERMINATION_GRACE_S
         while time.monotonic() < deadline and not self._main_is_ending.wait(_SIGNAL_AGAIN_S):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         time.sleep(max(deadline - time.monotonic(), 0.0))
         self.begin_end()
-        error = Interrupted("terminated from outside while a call did not return.", "Run it again.")
-        self.write_failure(error)
+        error = self.overdue or Interrupted("terminated from outside while a call did not return.", "Run it again.")
+        directory = self.write_failure(error)
+        codes = [int(error.exit_code)]
         # A place that does not answer is no reason to stay.
-        last_word = threading.Thread(target=self.delivery.failure, args=(error, None, self.experiment_id), daemon=True)
+        last_word = threading.Thread(target=lambda: codes.append(self.deliver(error, directory)), daemon=True)
         last_word.start()
-        last_word.join(_LAST_WORD_S)
+        last_word.join(_LAST_WORD_S if self.overdue is None else _FAILURE_DELIVERED_S)
         self.progress.close()
-        os._exit(int(ExitCode.INTERRUPTED))
+        os._exit(codes[-1])
 
 
 def main(backend_module: str, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -181,11 +207,11 @@ def main(backend_module: str, arguments: Sequence[str] | None = None) -> NoRetur
     _set_up_logging(job)
     _check_output(options.output)
     try:
-        job.watch_for_termination()  # in here, because its handler may raise before it returns
+        job.watch_for_termination(options.deadline)  # in here, because its handler may raise before it returns
         code = _run(job, options, backend_module)
     except BaseException as error:  # noqa: BLE001 - the one place where exceptions become exit codes
         job.begin_end()
-        code = job.fail(_as_job_error(error))
+        code = job.fail(_as_job_error(error, job.overdue))
     job.progress.close()
     logging.shutdown()
     # Leave at once: threads of an engine, or a broken driver, could keep the interpreter from ending.
@@ -205,6 +231,7 @@ def _run(job: Job, options: argparse.Namespace, backend_module: str) -> int:
         )
     config_hash = job.context.measurement_config_hash or config.measurement_config_hash()
     if (context := job.delivery.begin(job.context, config_hash)) is None:
+        job.begin_end()
         return int(ExitCode.OK)
     job.context = context
     job.progress.phase("start")
@@ -234,7 +261,15 @@ def _parse(backend_module: str, arguments: Sequence[str] | None) -> argparse.Nam
     parser.add_argument(ARG_KEEP_GOING, action="store_true", help="exit with 0 after a failure that is published")
     parser.add_argument(ARG_TRIES, type=int, metavar="N", help="most tries at the cycle in PLACE")
     parser.add_argument(ARG_REPORT, type=Path, metavar="FILE", help="where a last word goes, as JSON")
+    parser.add_argument(ARG_DEADLINE, type=_seconds, metavar="SECONDS", help="end as a failure if not measured by then")
     return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
 
 
 def _set_up_logging(job: Job) -> None:
@@ -286,15 +321,33 @@ def _read_context(path: Path | None) -> JobContext:
         ) from None
 
 
-def _as_job_error(error: BaseException) -> JobError:
+def _as_job_error(error: BaseException, overdue: TimedOut | None) -> JobError:
     if isinstance(error, JobError):
         return error
+    if overdue is not None:
+        return overdue
     if isinstance(error, _Terminated):
         return Interrupted("terminated from outside.", "Run it again.")
     if isinstance(error, MemoryError):
         return OutOfMemory("the process ran out of memory.", "Lower batch_size or the workload's token limits.")
     log.error("%s", "".join(traceback.format_exception(error)).rstrip())
     return Bug(f"{type(error).__name__}: {error}", "This is a bug; please report it with failure.json.")
+
+
+def _signalled_within(seconds: float | None, reader: socket.socket) -> bool:
+    """Wait for SIGTERM or SIGINT; False if neither comes in time.
+
+    Args:
+        seconds: None waits for ever.
+        reader: gets the number of each signal.
+    """
+    give_up_s = math.inf if seconds is None else time.monotonic() + seconds
+    while (left_s := give_up_s - time.monotonic()) > 0:
+        reader.settimeout(min(left_s, _LONGEST_WAIT_S))
+        with suppress(TimeoutError):
+            if set(reader.recv(1)) & {signal.SIGTERM, signal.SIGINT}:
+                return True
+    return False
 
 
 def _raise_terminated(_number: int, _frame: object) -> None:

@@ -278,6 +278,13 @@ def raw_kept_unless_saved(output: Path, experiment_id: str) -> Iterator[None]:
     files.remove_folder(folder)
 
 
+def raw_left(output: Path, experiment_id: str) -> Path | None:
+    """Raw results of an experiment that failed, of one or more whole processes; None if there are none."""
+    # The second, where the coordinator hangs and could not put them away.
+    folders = (output / files.RAW_FOLDER / experiment_id, _raw_folder(output, experiment_id))
+    return next((folder for folder in folders if any(folder.glob(f"{files.COMPLETED_PREFIX}*"))), None)
+
+
 def _visible(needed: int) -> list[str]:
     """GPUs that NVML was not asked for, or did not name: as CUDA names them; what is not there is the CPU."""
     setting = os.environ.get(VISIBLE_DEVICES)

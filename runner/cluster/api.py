@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
@@ -14,6 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
+from runner.cluster import names
 from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
 
 Object: TypeAlias = dict[str, Any]
@@ -24,11 +27,28 @@ Change: TypeAlias = tuple[str, Object]
 
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Pod": "pods"}
 _CONNECT_S, _ANSWER_S = 5.0, 60.0
-_FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _BUSY = 403, 404, 409, 410, 429
+_REFUSED, _UNKNOWN_USER, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _INVALID, _BUSY = (
+    400,
+    401,
+    403,
+    404,
+    409,
+    410,
+    422,
+    429,
+)
+_CONFLICT_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+_NO_RIGHT = re.compile(r'\bcannot \S+ resource "')
+"""Of a 403: no rights. Everything else that answers 403 could, and would not."""
+_GOING = "because it is being terminated"
 
 
 class TooOld(Exception):
     """What was asked to be watched from is forgotten; list anew."""
+
+
+class PodGone(EngineAway):
+    """The pod that was to be spoken to is not there."""
 
 
 class Api:
@@ -58,16 +78,40 @@ class Api:
         self._reviews = client.AuthorizationV1Api(api)
         self._apis: dict[str, Any] = {"Job": batch, "ConfigMap": core, "Pod": core}
 
+    def require_namespace(self) -> None:
+        """Nothing is made. A list does not show it: of a namespace that does not exist it is empty.
+
+        Raises:
+            LaunchFailed: it is not there, or it is going away, or the cluster cannot be used.
+        """
+        probe = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"generateName": f"{names.APP}-", "labels": {"app.kubernetes.io/name": names.APP}},
+        }
+        with self._failing("create", _PLURALS["ConfigMap"]):
+            try:
+                self._called("ConfigMap", "create", body=probe, dry_run="All")
+            except ApiException as error:
+                # Whoever may not, or whom something else refuses this one, has learned nothing of the namespace.
+                if error.status not in (_REFUSED, _FORBIDDEN, _CONFLICT, _INVALID) or _GOING in _said(error):
+                    raise
+
     def create(self, manifest: Mapping[str, Any]) -> Object | None:
         """The new object; None if there is one of that name."""
         kind = manifest["kind"]
-        with self._failing("create", _PLURALS[kind]):
-            try:
-                return self._called(kind, "create", body=dict(manifest))
-            except ApiException as error:
-                if error.status == _CONFLICT:
-                    return None
-                raise
+        for pause_s in (*_CONFLICT_PAUSES_S, None):
+            with self._failing("create", _PLURALS[kind]):
+                try:
+                    return self._called(kind, "create", body=dict(manifest))
+                except ApiException as error:
+                    if error.status == _CONFLICT and _status(error).get("reason") == "AlreadyExists":
+                        return None
+                    # Two at once were counted against a quota, and one of them has to ask again.
+                    if error.status != _CONFLICT or pause_s is None:
+                        raise
+            time.sleep(pause_s)
+        raise AssertionError("the last try returns or raises")
 
     def get(self, kind: Kind, name: str) -> Object | None:
         """None if it is not there."""
@@ -146,7 +190,12 @@ class Api:
             return []
 
     def read_from_pod(self, pod: str, port: int, path: str) -> bytes | None:
-        """A file that a pod serves over HTTP, through the API server; None if it has none such."""
+        """A file that a pod serves over HTTP, through the API server; None if it has none such.
+
+        Raises:
+            PodGone: the pod is not there.
+            LaunchFailed: it cannot be spoken to.
+        """
         with self._failing("get", "pods/proxy"):
             try:
                 answer = self._core.connect_get_namespaced_pod_proxy_with_path(
@@ -154,8 +203,15 @@ class Api:
                 )
                 return bytes(answer.data)
             except ApiException as error:
-                if error.status == _NOT_FOUND:
+                is_the_servers = _status(error).get("kind") == "Status"
+                if error.status == _NOT_FOUND and not is_the_servers:
                     return None
+                if error.status == _NOT_FOUND:
+                    raise PodGone(f"the pod {pod} is not there any more.", "Run again.") from None
+                if error.status == _REFUSED and is_the_servers:
+                    raise EngineAway(
+                        f"the pod {pod} has no address yet ({_said(error)}).", "Run again later."
+                    ) from None
                 raise
 
     def look(self, plural: Literal["persistentvolumeclaims", "resourcequotas", "nodes"]) -> list[Object] | None:
@@ -207,26 +263,39 @@ class Api:
 
     def _explained(self, error: ApiException, verb: str, resource: str) -> LaunchFailed:
         said = _said(error)
-        if error.status == 401:
+        if error.status == _UNKNOWN_USER:
             return LaunchImpossible(f"the cluster at {self.server} does not know you ({said}).", "Log in again.")
-        if error.status == 403 and "exceeded quota" in said:
-            return LaunchImpossible(
-                f"the namespace {self.namespace} is at its quota: {said}.", "Wait for room, or ask for a larger quota."
-            )
-        if error.status == 403:
-            return LaunchImpossible(
-                f"you may not {verb} {resource} in the namespace {self.namespace}.",
-                "Ask for the Role that `runner render --rbac` prints.",
-            )
+        if error.status == _FORBIDDEN:
+            return self._forbidden(said, verb, resource)
         if error.status == _NOT_FOUND and "namespaces" in said:
             return LaunchImpossible(
                 f"there is no namespace {self.namespace} at {self.server}.", "Correct kubernetes.namespace."
             )
-        if error.status == 422 or error.status == 400:
+        if error.status in (_INVALID, _REFUSED):
             return LaunchImpossible(f"the cluster refuses a manifest: {said}.", "Correct the section kubernetes.")
-        if error.status == _BUSY or (error.status or 0) >= 500:
+        if error.status in (_CONFLICT, _BUSY) or (error.status or 0) >= 500:
             return EngineAway(f"the cluster at {self.server} cannot answer now ({said}).", "Run again later.")
         return LaunchFailed(f"the cluster at {self.server} answers {error.status}: {said}.", "Look at its API server.")
+
+    def _forbidden(self, said: str, verb: str, resource: str) -> LaunchFailed:
+        if _NO_RIGHT.search(said):
+            return LaunchImpossible(
+                f"you may not {verb} {resource} in the namespace {self.namespace}.",
+                "Ask for the Role that `runner render --rbac` prints.",
+            )
+        if "exceeded quota" in said:
+            return LaunchImpossible(
+                f"the namespace {self.namespace} is at its quota: {said}.", "Wait for room, or ask for a larger quota."
+            )
+        if _GOING in said:
+            return LaunchImpossible(
+                f"the namespace {self.namespace} at {self.server} is being removed.",
+                "Correct kubernetes.namespace, or wait until it is gone and make it anew.",
+            )
+        return LaunchImpossible(
+            f"the namespace {self.namespace} does not take it: {said}.",
+            "Correct the section kubernetes, or ask who runs the cluster.",
+        )
 
 
 _SNAKE = {"Job": "job", "ConfigMap": "config_map", "Pod": "pod"}
@@ -249,11 +318,16 @@ def _from_kubeconfig(configuration: client.Configuration) -> str | None:
 
 def _said(error: ApiException) -> str:
     """The server's own words, in one line."""
+    return " ".join(str(_status(error).get("message") or error.reason).split()).rstrip(".")
+
+
+def _status(error: ApiException) -> Object:
+    """The Status that the API server answers with; empty where the answer is somebody else's."""
     try:
-        message = json.loads(error.body)["message"]
-    except (TypeError, ValueError, KeyError):
-        message = error.reason
-    return " ".join(str(message).split()).rstrip(".")
+        body = json.loads(error.body)
+    except (TypeError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _first_line(error: Exception) -> str:

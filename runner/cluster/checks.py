@@ -7,15 +7,15 @@ from typing import Any
 
 from images.contract.job import ConfigInvalid
 from runner.cluster.api import Api
+from runner.cluster.bucket import BucketSource
 from runner.cluster.images import study_images
 from runner.cluster.pods import SHARING, claim_of, is_claim, place_of
 from runner.cluster.render import RULES
-from runner.cluster.sources import BucketSource
 from runner.launchers import LaunchFailed
 from runner.studies.study import Study
 from runner.view.checks import Check
 
-_OF_CLAIMS = ("pods", "pods/proxy")
+_OF_CLAIMS = (("create", "pods"), ("get", "pods/proxy"))
 """Only a claim is read through a pod of ours."""
 
 
@@ -23,7 +23,7 @@ def cluster_checks(study: Study) -> list[Check]:
     """One line each: the API server and namespace, permissions, images, the place of the results, quota, GPUs."""
     try:
         api = Api(study.kubernetes.namespace)
-        api.find("Job", "app.kubernetes.io/name=joulehouse")
+        api.require_namespace()
     except LaunchFailed as error:
         return [Check("cluster", "problem", error.message, error.advice)]
     return [
@@ -42,7 +42,7 @@ def _permissions(study: Study, api: Api) -> Check:
         for group, resources, verbs in RULES
         for resource in resources
         for verb in verbs
-        if verb != "create" or resource not in _OF_CLAIMS or is_claim(study.kubernetes)
+        if (verb, resource) not in _OF_CLAIMS or is_claim(study.kubernetes)
     ]
     missing = [f"{verb} {resource}" for verb, group, resource in needed if not api.may(verb, group, resource)]
     if missing:
@@ -75,7 +75,7 @@ def _results(study: Study, api: Api) -> Iterator[Check]:
     else:
         place = place_of(study)
         try:
-            BucketSource(place, study.kubernetes.endpoint_url).read("nothing")
+            BucketSource(place, study.kubernetes.endpoint_url)
             yield Check("results", "ok", f"{place} can be read from here")
         except LaunchFailed as error:
             yield Check("results", "problem", error.message, error.advice)

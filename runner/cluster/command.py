@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from runner.cluster.api import Api
 from runner.cluster.checks import cluster_checks
+from runner.cluster.overview import in_cluster
 from runner.cluster.run import run_on_cluster
 from runner.cluster.submitted import clear, end, selector, submitted
 from runner.interrupt import ending_signals
+from runner.launchers import LaunchFailed
 from runner.layout import Layout
 from runner.schedule import Summary
 from runner.studies.study import Study
@@ -33,6 +35,14 @@ def run(study: Study, layout: Layout, *, extend: bool, allow_tag: bool) -> Summa
 def doctor(study: Study) -> list[Check]:
     """What the study needs of its cluster."""
     return cluster_checks(study)
+
+
+def status(study: Study) -> list[str]:
+    """What of the study is in its cluster now; one line says it where that cannot be asked."""
+    try:
+        return list(in_cluster(study, Api(study.kubernetes.namespace)))
+    except LaunchFailed as error:
+        return [str(error)]
 
 
 def stop(study: Study, *, now: bool) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
 
 from images.contract import files
 from images.contract.failure import JobFailure
 from images.contract.job import JobContext
-from images.contract.publication import UPLOADS, Manifest, StoredFile, claim_key
-from images.contract.report import JobReport
+from images.contract.publication import UPLOADS, Manifest, StoredFile, claim_key, said_key
+from runner.cluster.images import Image
 from runner.cluster.sources import Source
 from runner.launchers import LaunchFailed
 from runner.layout import Layout
-from runner.outcome import Outcome, written_down
+from runner.outcome import Cause, Outcome, written_down
 from runner.studies.plan import Cell
 from runner.studies.study import Job, Study
 
@@ -20,12 +23,29 @@ from runner.studies.study import Job, Study
 class Home:
     """
     Args:
+        images: of this study, by backend.
         done: cells that have their result here.
+        say: tell whoever watches, in one line.
     """
 
-    def __init__(self, study: Study, layout: Layout, source: Source, done: set[Cell]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        layout: Layout,
+        source: Source,
+        images: Mapping[str, Image],
+        done: set[Cell],
+        say: Callable[[str], None],
+    ) -> None:
         self._study, self._layout, self._source = study, layout, source
+        self._images, self._say = images, say
+        self._other_images: set[str] = set()
         self.done = done
+
+    @property
+    def early(self) -> bool:
+        """Whether what is published can be asked for before any job has begun."""
+        return self._source.early
 
     def bring_result(self, job: Job) -> Outcome | None:
         """The cycle's result, if there is one in the cluster and none here yet.
@@ -43,26 +63,58 @@ class Home:
             return None
         outcome = self._bring(job, manifest, None)
         self.done.add(cell)
+        self._compare_image(job, outcome)
         return outcome
 
-    def bring_failure(self, job: Job, report: JobReport) -> Outcome | None:
-        """A failure that was published; None if it is not there."""
-        raw = None if report.directory is None else self._source.read(f"{report.directory}/{files.FAILURE_FILE}")
-        if raw is None or report.directory is None:
+    def bring_failure(self, job: Job, directory: str | None, pod: str) -> Outcome | None:
+        """A failure that was published; None if there is none.
+
+        Args:
+            directory: where, as its job said last; None where nothing is known of that.
+            pod: name of the job's pod, under which its failure is found otherwise.
+        """
+        if directory is None:
+            said = self._source.read(said_key(job.config_hash, job.cycle, pod))
+            directory = (said or b"").decode("utf-8", "replace").strip()
+        raw = self._source.read(f"{directory}/{files.FAILURE_FILE}") if directory else None
+        if raw is None or not directory:
             return None
         failure = JobFailure.model_validate_json(raw)
-        there = self._layout.output / report.directory
+        there = self._layout.output / files.checked_name(directory)
         if there.is_dir():
             return Outcome(job, there, failure)
         stored = StoredFile(name=files.FAILURE_FILE, size_bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
-        manifest = Manifest(experiment_id=failure.experiment_id, directory=report.directory, files=[stored])
+        manifest = Manifest(experiment_id=failure.experiment_id, directory=directory, files=[stored])
         return self._bring(job, manifest, failure)
 
-    def write_failure(self, job: Job, cause: tuple[str, int, str, str], log_tail: list[str], attempt: int) -> Outcome:
-        """Of a job that could not say why it has no result."""
+    def write_failure(
+        self, job: Job, cause: Cause, log_tail: list[str], attempt: int, ended: datetime | None
+    ) -> Outcome:
+        """Of a job that could not say why it has no result.
+
+        Args:
+            ended: when; a failure of that moment that is here already is the same one.
+        """
         context = JobContext(experiment=job.experiment.name, attempt=max(attempt, 1))
-        failure = written_down(job, context, cause, log_tail, None)
+        failure = written_down(job, context, cause, log_tail, None, ended)
+        for there in self._layout.output.glob(f"*{job.config_hash[:8]}*"):
+            known = _failure_in(there)
+            if known is not None and (known.cycle, known.time) == (failure.cycle, failure.time):
+                return Outcome(job, there, known)
         return Outcome(job, failure.save(self._layout.output).parent, failure)
+
+    def _compare_image(self, job: Job, outcome: Outcome) -> None:
+        """Say so, once, if it was measured in another image than this study names: it counts all the same."""
+        assert outcome.directory is not None
+        document = files.read_json(outcome.directory / files.RESULT_FILE)
+        measured = str((document.get("environment_snapshot") or {}).get("image_repo_digest") or "").rpartition("@")[2]
+        named = self._images[job.config.backend].digest
+        if measured and named and measured != named and measured not in self._other_images:
+            self._other_images.add(measured)
+            self._say(
+                f"what was published before was measured in another {job.config.backend} image ({measured[:19]}) than "
+                "the study names now; it counts. To measure anew, choose another name"
+            )
 
     def _bring(self, job: Job, manifest: Manifest, failure: JobFailure | None) -> Outcome:
         attempt = self._layout.new_attempt(self._study.name, job.cycle, 1)
@@ -71,6 +123,8 @@ class Home:
             folder.mkdir()
             for file in manifest.files:
                 (folder / files.checked_name(file.name)).write_bytes(self._whole(manifest, file))
+            if failure is None:
+                _require_cell(folder, job)
             for path in (*folder.iterdir(), folder):
                 files.sync(path)
             return Outcome(job, self._layout.publish(folder), failure)
@@ -88,3 +142,26 @@ class Home:
                 "Run again; if it stays so, look at the storage.",
             )
         return data
+
+
+def _require_cell(folder: Path, job: Job) -> None:
+    """
+    Raises:
+        LaunchFailed: what was published as this cycle's result is something else.
+    """
+    try:
+        document = files.read_json(folder / files.RESULT_FILE)
+    except (files.UnreadableResult, OSError):
+        document = {}
+    if (document.get("measurement_config_hash"), document.get("cycle")) != (job.config_hash, job.cycle):
+        raise LaunchFailed(
+            f"what lies in the cluster as {folder.name} is not cycle {job.cycle} of '{job.experiment.name}'.",
+            f"Look who else writes there; remove {claim_key(job.config_hash, job.cycle)} to measure anew.",
+        )
+
+
+def _failure_in(directory: Path) -> JobFailure | None:
+    try:
+        return JobFailure.from_json(directory)
+    except (ValueError, OSError):
+        return None

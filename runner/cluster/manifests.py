@@ -17,6 +17,7 @@ from images.contract.scheduling import Scheduling
 from runner.cluster import names
 from runner.cluster.images import Image
 from runner.cluster.pods import INPUTS_MOUNT, Manifest, Task, pod_spec
+from runner.hub.hub_cache import hub_models
 from runner.studies.plan import Cell, Unit, plan_units
 from runner.studies.study import Experiment, Job, Study
 
@@ -65,6 +66,12 @@ def cluster_jobs(
     return [_indexed_job(study, jobs, n_gpus, images) for jobs, n_gpus in _by_experiment(study, units)]
 
 
+def _limit_s(study: Study, experiment: Experiment) -> float:
+    """Of one job, from its start; once more where it downloads its model, which a runner on a host does beforehand."""
+    is_there = study.kubernetes.models_claim is not None or not hub_models([experiment.config])
+    return study.timeouts.job_s * (1 if is_there else 2)
+
+
 def _by_experiment(study: Study, units: Iterable[Unit]) -> Iterator[tuple[list[Job], int]]:
     every = [(job, unit.n_gpus) for unit in units for job in unit.jobs]
     for experiment in study.experiments:
@@ -82,6 +89,7 @@ def _block_job(study: Study, unit: Unit, images: dict[str, Image]) -> ClusterJob
             config_key=inputs.config(job.experiment),
             context_key=inputs.context(job, images),
             n_gpus=unit.n_gpus,
+            limit_s=_limit_s(study, job.experiment),
         )
         for number, job in enumerate(unit.jobs, start=1)
     ]
@@ -111,6 +119,7 @@ def _indexed_job(study: Study, jobs: Sequence[Job], n_gpus: int, images: dict[st
         config_key=inputs.config(experiment),
         context_key=f"context-$({_INDEX_VARIABLE}).json",
         n_gpus=n_gpus,
+        limit_s=_limit_s(study, experiment),
         environment=[{"name": _INDEX_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": _INDEX_LABEL}}}],
     )
     own = {names.CONFIG_HASH: experiment.config_hash, names.BACKEND: experiment.config.backend}

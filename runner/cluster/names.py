@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+from runner.layout import slug
 from runner.studies.study import Study
 
 APP = "joulehouse"
@@ -24,6 +25,12 @@ _LONGEST = 50
 def study_id(study: str) -> str:
     """Tells studies apart whose names look alike once they are labels."""
     return hashlib.sha256(study.encode()).hexdigest()[:8]
+
+
+def folder_name(study: Study) -> str:
+    """Of the study in its place: two namespaces may share a place, and names that look alike stay apart."""
+    asked = f"{study.kubernetes.namespace or ''}/{study.name}"
+    return f"{slug(study.name)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 def job_name(study: str, *parts: str) -> str:

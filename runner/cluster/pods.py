@@ -10,6 +10,7 @@ from typing import Any
 from images.contract.job import (
     ARG_CONFIG,
     ARG_CONTEXT,
+    ARG_DEADLINE,
     ARG_KEEP_GOING,
     ARG_OUTPUT,
     ARG_PUBLISH,
@@ -20,9 +21,9 @@ from images.contract.job import (
     ENV_POD,
     MODELS_MOUNT,
     RESULTS_MOUNT,
+    ConfigInvalid,
 )
 from runner.cluster import names
-from runner.layout import slug
 from runner.studies.cluster_settings import KubernetesSettings
 from runner.studies.study import Study
 
@@ -43,6 +44,7 @@ class Task:
     """One container.
 
     Attributes:
+        limit_s: after which it ends itself as a failure.
         config_key, context_key: file names in the ConfigMap; the context's may hold ``$(NAME)`` of `environment`.
     """
 
@@ -51,6 +53,7 @@ class Task:
     config_key: str
     context_key: str
     n_gpus: int
+    limit_s: float
     environment: Sequence[Manifest] = ()
 
 
@@ -71,8 +74,8 @@ def pod_spec(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _GRACE_S,
-        # From when a node has it, not from when it waits for one; once more for image and model.
-        "activeDeadlineSeconds": round(study.timeouts.job_s * (len(tasks) + 1)),
+        # From when a node has it, not from when it waits for one; once more for the image.
+        "activeDeadlineSeconds": round(sum(task.limit_s for task in tasks) + study.timeouts.job_s),
         "securityContext": _pod_security(settings),
         "initContainers": containers[:-1],
         "containers": containers[-1:],
@@ -101,6 +104,7 @@ def _container(study: Study, task: Task, keep_going: bool, most_tries: int | Non
         *(ARG_OUTPUT, _SCRATCH_MOUNT),
         *(ARG_PUBLISH, place_of(study)),
         *(ARG_REPORT, _TERMINATION_LOG),
+        *(ARG_DEADLINE, f"{task.limit_s:g}"),
         *((ARG_KEEP_GOING,) if keep_going else ()),
         *((ARG_TRIES, str(most_tries)) if most_tries is not None else ()),
     ]
@@ -125,16 +129,28 @@ def _container(study: Study, task: Task, keep_going: bool, most_tries: int | Non
     return {key: value for key, value in container.items() if value != []}
 
 
+def require_place(study: Study) -> None:
+    """
+    Raises:
+        ConfigInvalid: nothing says where results go.
+    """
+    if study.kubernetes.results is None:
+        raise ConfigInvalid(
+            "nothing says where results go.",
+            "Write kubernetes.results: pvc://CLAIM, or s3://BUCKET/PREFIX, into the study file.",
+        )
+
+
 def place_of(study: Study) -> str:
     """Where the job publishes to, as it sees it: each study has a place of its own."""
     results = str(study.kubernetes.results)
-    return RESULTS_MOUNT if results.startswith(_CLAIM) else f"{results}/{slug(study.name)}"
+    return RESULTS_MOUNT if results.startswith(_CLAIM) else f"{results}/{names.folder_name(study)}"
 
 
 def claim_of(study: Study) -> tuple[str, str]:
     """Name of the claim, and the study's folder in it."""
     name, _, folder = str(study.kubernetes.results).removeprefix(_CLAIM).partition("/")
-    return name, str(PurePosixPath(folder) / slug(study.name))
+    return name, str(PurePosixPath(folder) / names.folder_name(study))
 
 
 def is_claim(settings: KubernetesSettings) -> bool:

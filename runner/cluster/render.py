@@ -7,11 +7,10 @@ from typing import Any
 
 import yaml
 
-from images.contract.job import ConfigInvalid
 from runner.cluster import names
 from runner.cluster.images import study_images
 from runner.cluster.manifests import ClusterJob, cluster_jobs
-from runner.cluster.pods import Manifest
+from runner.cluster.pods import Manifest, require_place
 from runner.studies.study import Study
 
 RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -38,11 +37,7 @@ def study_jobs(study: Study, cycles: Iterable[int], *, allow_tag: bool) -> list[
     Raises:
         ConfigInvalid: something that a cluster needs to know is not said.
     """
-    if study.kubernetes.results is None:
-        raise ConfigInvalid(
-            "nothing says where results go.",
-            "Write kubernetes.results: pvc://CLAIM, or s3://BUCKET/PREFIX, into the study file.",
-        )
+    require_place(study)
     images = study_images(study, allow_tag=allow_tag)
     return cluster_jobs(study, list(cycles), images, on_cpu=study.launcher.gpus == "none")
 

@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
-
-import obstore
-from obstore import exceptions
-from obstore.store import S3Store
+from typing import Any, Literal, Protocol
 
 from images.contract.job import RESULTS_MOUNT
 from runner.cluster import names
 from runner.cluster.api import Api
+from runner.cluster.bucket import BucketSource
+from runner.cluster.observed import is_over, trouble_of
 from runner.cluster.pods import claim_of, is_claim, place_of
 from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
 from runner.studies.study import Study
 
-_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _READERS = "app.kubernetes.io/component=reader"
+_CLAIMS: Literal["persistentvolumeclaims"] = "persistentvolumeclaims"
 _PORT = 8080
 _START_S = 300.0
 _LOOK_EVERY_S = 1.0
 
 
 class Source(Protocol):
+    @property
+    def early(self) -> bool:
+        """Whether it can be read before any job of the study has begun."""
+        ...
+
     def read(self, key: str) -> bytes | None:
         """A file of the study's place; None if there is none.
 
         Raises:
+            EngineAway: not now; ask again.
             LaunchFailed: the place cannot be read.
         """
         ...
 
 
 @contextmanager
-def source_of(study: Study, api: Api, image: str) -> Iterator[Source]:
+def source_of(study: Study, api: Api, image: str, *, began_before: bool) -> Iterator[Source]:
     """
     Args:
         image: any of ours; a pod of it reads a claim that only the cluster sees.
+        began_before: the study was submitted from here before.
 
     Raises:
         LaunchFailed: the place cannot be read.
@@ -49,60 +53,48 @@ def source_of(study: Study, api: Api, image: str) -> Iterator[Source]:
     if not is_claim(study.kubernetes):
         yield BucketSource(place_of(study), study.kubernetes.endpoint_url)
         return
-    reader = ClaimSource(study, api, image)
+    reader = ClaimSource(study, api, image, began_before)
     try:
         yield reader
     finally:
         reader.close()
 
 
-class BucketSource:
-    """Read with this machine's own credentials, as AWS tools have them."""
-
-    def __init__(self, address: str, endpoint: str | None) -> None:
-        self._address = address
-        endpoint = next((os.environ[name] for name in _ENDPOINT_VARIABLES if os.environ.get(name)), endpoint)
-        settings: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
-        try:
-            self._store = S3Store.from_url(
-                address,
-                **settings,
-                client_options={"allow_http": endpoint is not None and endpoint.startswith("http://")},
-            )
-        except (ValueError, exceptions.BaseError) as error:
-            raise LaunchImpossible(f"{address} cannot be read ({error}).", "Correct kubernetes.results.") from None
-
-    def read(self, key: str) -> bytes | None:
-        try:
-            return bytes(obstore.get(self._store, key).bytes())
-        except FileNotFoundError:
-            return None
-        except exceptions.BaseError as error:
-            text, stays = str(error), "results stay there, and running again takes them."
-            denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-            if denied or "status code: 403" in text:
-                raise LaunchImpossible(
-                    f"{self._address} may not be read by you.", f"Correct AWS_ACCESS_KEY_ID; {stays}"
-                ) from None
-            if "NoSuchBucket" in text:
-                raise LaunchImpossible(
-                    f"there is no bucket for {self._address}.", "Correct kubernetes.results or AWS_ENDPOINT_URL."
-                ) from None
-            raise EngineAway(f"{self._address} does not answer.", f"Check the network; {stays}") from None
-
-
 class ClaimSource:
-    """Read through a pod that mounts the claim and serves it over HTTP, which starts when it is first needed."""
+    """Read through a pod that mounts the claim and serves it over HTTP.
 
-    def __init__(self, study: Study, api: Api, image: str) -> None:
+    It starts when it is first needed, and anew when it is gone; nobody is kept waiting for it.
+    """
+
+    def __init__(self, study: Study, api: Api, image: str, began_before: bool) -> None:
         self._study, self._api, self._image = study, api, image
-        self._name = names.job_name(study.name, "reader", secrets.token_hex(3))
-        self._uid: str | None = None
+        self._began_before = began_before
+        self._pod: str | None = None
+        self._asked_s = self._looked_s = 0.0
+        self._is_ready = False
+
+    @property
+    def early(self) -> bool:
+        """A new study has most likely nothing there, which is no reason to pull an image on a node without GPUs. And a
+        claim that waits for its first pod, or that only one node can have, is left to the jobs.
+        """
+        if not self._began_before:
+            return False
+        name = claim_of(self._study)[0]
+        claim = next((one for one in self._api.look(_CLAIMS) or () if one["metadata"]["name"] == name), None)
+        if claim is None:
+            return False
+        modes = claim["spec"].get("accessModes") or ()
+        return (claim.get("status") or {}).get("phase") == "Bound" and "ReadWriteMany" in modes
 
     def read(self, key: str) -> bytes | None:
-        if self._uid is None:
-            self._start()
-        return self._api.read_from_pod(self._name, _PORT, key)
+        self._require_reader()
+        assert self._pod is not None
+        try:
+            return self._api.read_from_pod(self._pod, _PORT, key)
+        except EngineAway:
+            self._is_ready = False  # it may be gone, with its node
+            raise
 
     def close(self) -> None:
         """Remove the pod, and those of runners that were killed."""
@@ -110,21 +102,43 @@ class ClaimSource:
             for pod in self._api.find("Pod", f"{names.STUDY_ID}={names.study_id(self._study.name)},{_READERS}")[0]:
                 self._api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["uid"])
 
-    def _start(self) -> None:
-        made = self._api.create(reader_pod(self._study, self._name, self._image))
-        assert made is not None, "its name is new"
-        self._uid = made["metadata"]["uid"]
-        give_up_s = time.monotonic() + _START_S
-        while time.monotonic() < give_up_s:
-            pod = self._api.get("Pod", self._name)
-            conditions = ((pod or {}).get("status") or {}).get("conditions") or ()
-            if any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions):
-                return
-            time.sleep(_LOOK_EVERY_S)
-        raise EngineAway(
-            f"the pod {self._name}, which reads the results, did not start within {_START_S:.0f} s.",
-            "Look at it with kubectl describe; results stay in the claim, and running again takes them.",
-        )
+    def _require_reader(self) -> None:
+        """
+        Raises:
+            EngineAway: it is on its way; ask again.
+            LaunchImpossible: it has been for too long.
+        """
+        now_s = time.monotonic()
+        if self._is_ready:
+            return
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            raise self._starting()
+        self._looked_s = now_s
+        pod = None if self._pod is None else self._api.get("Pod", self._pod)
+        if pod is None or is_over(pod) or "deletionTimestamp" in pod["metadata"]:
+            self._pod = self._started(now_s)
+            raise self._starting()
+        conditions = (pod.get("status") or {}).get("conditions") or ()
+        self._is_ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+        if self._is_ready:
+            return
+        if now_s - self._asked_s > _START_S:
+            trouble = trouble_of(pod)
+            why = "it does not become ready" if trouble is None else trouble.message.rstrip(".")
+            raise LaunchImpossible(
+                f"the pod that reads the results did not start within {_START_S:.0f} s: {why}.",
+                "Look at it with kubectl describe; results stay in the claim, and running again takes them.",
+            )
+        raise self._starting()
+
+    def _started(self, now_s: float) -> str:
+        name = names.job_name(self._study.name, "reader", secrets.token_hex(3))
+        self._api.create(reader_pod(self._study, name, self._image))
+        self._asked_s = now_s
+        return name
+
+    def _starting(self) -> EngineAway:
+        return EngineAway(f"the pod {self._pod}, which reads the results, is starting.", "Wait for it.")
 
 
 def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
@@ -149,8 +163,9 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 1,
-            # A claim of one node is read where the jobs are.
             "nodeSelector": dict(settings.node_selector),
+            # A claim of one node is read where the jobs are.
+            "affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [_beside_jobs(study)]}},
             "tolerations": [dict(toleration) for toleration in settings.tolerations],
             "securityContext": security,
             **(
@@ -179,3 +194,9 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
             "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": claim}}],
         },
     }
+
+
+def _beside_jobs(study: Study) -> dict[str, Any]:
+    jobs = {names.STUDY_ID: names.study_id(study.name), "app.kubernetes.io/component": "job"}
+    term = {"labelSelector": {"matchLabels": jobs}, "topologyKey": "kubernetes.io/hostname"}
+    return {"weight": 100, "podAffinityTerm": term}

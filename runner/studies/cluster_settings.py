@@ -13,6 +13,9 @@ from runner.studies.settings import Part
 _QUANTITY = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?)(?:m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _RESULTS = re.compile(r"pvc://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[^/]+)*|s3://[a-zA-Z0-9._-]+(/[^/]+)*")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+_LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _SHARED = re.compile(r".*\.shared|.*/mig-.*")
 
 
@@ -40,14 +43,34 @@ def _label_value(text: str) -> str:
     return text
 
 
+def _label_key(text: str) -> str:
+    if not _LABEL_KEY.fullmatch(text):
+        raise ValueError(f"'{text}' is no label: write name or domain/name, of letters, digits, '-', '_' and '.'")
+    return text
+
+
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        raise ValueError(f"'{text}' is no namespace: at most 63 of a-z, 0-9 and '-'")
+    return text
+
+
+def _object(text: str) -> str:
+    if not _OBJECT.fullmatch(text):
+        raise ValueError(f"'{text}' is no name of an object: a-z, 0-9, '-' and '.'")
+    return text
+
+
 Quantity = Annotated[str, AfterValidator(_quantity)]
 LabelValue = Annotated[str, AfterValidator(_label_value)]
+LabelKey = Annotated[str, AfterValidator(_label_key)]
+ObjectName = Annotated[str, AfterValidator(_object)]
 
 
 class KubernetesSettings(Part):
     """Where in a cluster jobs run, with what, and where their results go."""
 
-    namespace: LabelValue | None = Field(None, description="null is the kubeconfig's")
+    namespace: Annotated[str, AfterValidator(_namespace)] | None = Field(None, description="null is the kubeconfig's")
     images: dict[BackendName, str] = Field(
         default_factory=dict, description="image of each backend, by digest: registry/name@sha256:..."
     )
@@ -55,13 +78,15 @@ class KubernetesSettings(Part):
         None, description="pvc://CLAIM[/folder] or s3://BUCKET[/prefix]; each study gets a folder of its own in it"
     )
     endpoint_url: str | None = Field(None, description="of object storage that is not AWS's")
-    credentials_secret: str | None = Field(
+    credentials_secret: ObjectName | None = Field(
         None, description="Secret whose keys are AWS_ACCESS_KEY_ID and the like; null: the service account's role"
     )
-    token_secret: str | None = Field(None, description="Secret whose key HF_TOKEN opens gated models")
-    models_claim: str | None = Field(None, description="PersistentVolumeClaim with a hub cache, read only, at /models")
-    image_pull_secrets: list[str] = Field(default_factory=list, description="Secrets for the registry")
-    service_account: str | None = Field(None, description="its token is never mounted")
+    token_secret: ObjectName | None = Field(None, description="Secret whose key HF_TOKEN opens gated models")
+    models_claim: ObjectName | None = Field(
+        None, description="PersistentVolumeClaim with a hub cache, read only, at /models"
+    )
+    image_pull_secrets: list[ObjectName] = Field(default_factory=list, description="Secrets for the registry")
+    service_account: ObjectName | None = Field(None, description="its token is never mounted")
     gpu_resource: Annotated[str, AfterValidator(_whole_gpu)] = Field(
         "nvidia.com/gpu", description="what whole GPUs are called"
     )
@@ -70,11 +95,13 @@ class KubernetesSettings(Part):
     ephemeral_storage: Quantity = Field("20Gi", description="of each pod, for models without a claim and for scratch")
     shared_memory: Quantity = Field("8Gi", description="size of /dev/shm, which counts as memory")
     run_as_user: int | None = Field(12345, ge=1, description="any but root; null: the cluster chooses (OpenShift)")
-    node_selector: dict[str, LabelValue] = Field(default_factory=dict, description="labels that nodes must have")
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict, description="labels that nodes must have")
     tolerations: list[dict[str, Any]] = Field(default_factory=list, description="as Kubernetes writes them")
-    priority_class: str | None = Field(None, description="PriorityClass of the pods")
+    priority_class: ObjectName | None = Field(None, description="PriorityClass of the pods")
     queue: LabelValue | None = Field(None, description="Kueue's LocalQueue; jobs then begin suspended")
-    labels: dict[str, LabelValue] = Field(default_factory=dict, description="further labels, such as a cost centre")
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, description="further labels, such as a cost centre"
+    )
     keep_s: int | None = Field(None, ge=0, description="how long finished Jobs stay; null: until removed (s)")
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from images.contract.publication import Manifest
 from images.contract.report import JobReport
 from images.harness.publishing.folder import Folder
 from images.harness.publishing.place import OBJECT_STORAGE, Place, PlaceAway, PlaceError
-from images.harness.publishing.publisher import Publisher, publish_failure
+from images.harness.publishing.publisher import Publisher, publish_failure, publish_raw
 
 log = logging.getLogger(__name__)
 
@@ -90,21 +90,18 @@ class Delivery:
                 log.warning("%s It is tried again.", problem.message)
                 time.sleep(_PAUSE_S)
 
-    def failure(self, error: JobError, directory: Path | None, experiment_id: str) -> int:
+    def failure(self, error: JobError, directory: Path | None, experiment_id: str, raw: Path | None) -> int:
         """Publish a failure that is kept; returns the code to exit with.
 
         Args:
             directory: with failure.json; None if it could not be written.
+            raw: what single processes measured; None if nothing.
         """
         kept = error.exit_code != ExitCode.INTERRUPTED
+        address = self.address if kept and not isinstance(error, PlaceError) else None
         published = None
-        try:
-            if self._publisher is not None:
-                (self._publisher.say if kept else self._publisher.take_back)()
-            if kept and self.address is not None and directory is not None and not isinstance(error, PlaceError):
-                published = publish_failure(place_at(self.address), directory, experiment_id)
-        except PlaceError as problem:
-            log.error("%s", problem)
+        if address is not None and directory is not None:
+            published = _published_failure(address, directory, experiment_id)
         self._say(
             JobReport(
                 outcome="failure" if kept else "interrupted",
@@ -115,8 +112,23 @@ class Delivery:
                 advice=error.advice,
             )
         )
+        self._mark(kept, published.directory if published else "")
+        if address is not None and published is not None and raw is not None:
+            _publish_raw(address, raw, experiment_id)
         goes_on = self.keep_going and published is not None and error.exit_code not in _ENDS_A_BLOCK
         return int(ExitCode.OK if goes_on else error.exit_code)
+
+    def _mark(self, kept: bool, directory: str) -> None:
+        """How this try ended, beside its beginning; after its failure, which this names."""
+        if self._publisher is None:
+            return
+        try:
+            if kept:
+                self._publisher.say(directory)
+            else:
+                self._publisher.take_back()
+        except PlaceError as problem:
+            log.error("%s", problem)
 
     def _say(self, report: JobReport) -> None:
         if self.report is None:
@@ -125,6 +137,22 @@ class Delivery:
             report.save(self.report)
         except OSError as problem:
             log.warning("%s could not be written: %s", self.report, problem)
+
+
+def _published_failure(address: str, directory: Path, experiment_id: str) -> Manifest | None:
+    """None if it could not be published."""
+    try:
+        return publish_failure(place_at(address), directory, experiment_id)
+    except (PlaceError, OSError) as problem:
+        log.error("the failure could not be published: %s", problem)
+        return None
+
+
+def _publish_raw(address: str, raw: Path, experiment_id: str) -> None:
+    try:
+        log.info("published %s", publish_raw(place_at(address), raw, experiment_id).directory)
+    except (PlaceError, OSError) as problem:
+        log.warning("what single processes measured could not be published: %s", problem)
 
 
 def place_at(address: str) -> Place:

@@ -69,12 +69,13 @@ class Folder:
     def finish(self, manifest: Manifest) -> None:
         target = self._root / manifest.directory
         with self._failing():
+            target.parent.mkdir(exist_ok=True)
             try:
                 self._on_its_way(manifest).rename(target)
             except FileNotFoundError:
                 if not target.is_dir():
                     raise
-            files.sync(self._root)
+            files.sync(target.parent)
         with suppress(OSError):
             self._on_its_way(manifest).parent.rmdir()
 
@@ -82,7 +83,7 @@ class Folder:
         files.remove_folder(self._on_its_way(manifest).parent)
 
     def _on_its_way(self, manifest: Manifest) -> Path:
-        return self._root / UPLOADS / manifest.experiment_id / manifest.directory
+        return self._root / UPLOADS / manifest.experiment_id / Path(manifest.directory).name
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -6,10 +6,8 @@ import logging
 import secrets
 from pathlib import Path
 
-from images.contract.publication import Manifest, begun_key, claim_key
+from images.contract.publication import SAID, Manifest, begun_key, claim_key, said_key
 from images.harness.publishing.place import Place, PlaceAway, PlaceUnusable
-
-_SAID = ".said"
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +24,9 @@ class Publisher:
         self._place = place
         self._claim = claim_key(config_hash, cycle)
         self._begun = begun_key(config_hash, cycle)
-        self._mark = begun_key(config_hash, cycle, attempt or secrets.token_hex(8))
+        attempt = attempt or secrets.token_hex(8)
+        self._mark = begun_key(config_hash, cycle, attempt)
+        self._said = said_key(config_hash, cycle, attempt)
 
     def published(self) -> Manifest | None:
         """The try that counts, if there is one already; if it was killed on the way, it is brought to its end."""
@@ -52,14 +52,14 @@ class Publisher:
             Its number, from 1, and how many of those before it have ended, or not, without a word.
         """
         there = self._place.names(self._begun)
-        said = {name.removesuffix(_SAID) for name in there if name.endswith(_SAID)}
-        earlier = {name for name in there if not name.endswith(_SAID) and not self._mark.endswith(f"/{name}")}
+        said = {name.removesuffix(SAID) for name in there if name.endswith(SAID)}
+        earlier = {name for name in there if not name.endswith(SAID) and not self._mark.endswith(f"/{name}")}
         self._place.create(self._mark, b"")
         return len(earlier) + 1, len(earlier - said)
 
-    def say(self) -> None:
-        """This try could tell why it failed."""
-        self._place.create(f"{self._mark}{_SAID}", b"")
+    def say(self, directory: str) -> None:
+        """This try could tell why it failed, in `directory` of the place; empty: nowhere there."""
+        self._place.create(self._said, directory.encode())
 
     def take_back(self) -> None:
         """This try says nothing about its experiment: it was ended from outside."""
@@ -83,7 +83,15 @@ class Publisher:
 
 def publish_failure(place: Place, directory: Path, experiment_id: str) -> Manifest:
     """Publish a failure; every one of them counts."""
-    own = Manifest.of(directory, experiment_id)
+    return _published(place, directory, Manifest.of(directory, experiment_id))
+
+
+def publish_raw(place: Place, folder: Path, experiment_id: str) -> Manifest:
+    """Publish what single processes of a failed experiment left."""
+    return _published(place, folder, Manifest.of_raw(folder, experiment_id))
+
+
+def _published(place: Place, directory: Path, own: Manifest) -> Manifest:
     place.bring(directory, own)
     place.finish(own)
     return own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -12,13 +13,24 @@ from typing import Any
 
 import pytest
 
+from images.contract import files
+from images.contract.config import parse_config
 from images.contract.failure import JobFailure
 from images.contract.job import ENV_NODE, ENV_POD, ExitCode
+from images.contract.leftover import load_leftover
+from images.contract.publication import said_key
 from images.contract.report import JobReport
 from images.contract.result import ExperimentResult
 from tests.images.stub.jobs import Ended, run, start, stub
+from tests.images.stub.simulated import Machine, on_gpus, ranks_of
+from tests.images.stub.test_termination import wait_for_phase
 
-BLOCK = {"study": "study", "cycle": 2, "scheduling": {"placement": "block", "order": "shuffled", "seed": 42}}
+BLOCK: dict[str, Any] = {
+    "study": "study",
+    "cycle": 2,
+    "scheduling": {"placement": "block", "order": "shuffled", "seed": 42},
+}
+TWO_PROCESSES = on_gpus({"n_prompts": 4, "max_output_tokens": 4}, num_processes=2, stub={"window_s": 1.5})
 
 
 @dataclass(frozen=True)
@@ -47,12 +59,26 @@ class Cluster:
     def report(self, name: str) -> JobReport | None:
         return JobReport.parse((self.folder / name / "report").read_text())
 
+    def said(self, pod: str, document: dict[str, Any]) -> str | None:
+        """What a failed try left beside its mark."""
+        path = self.place / said_key(parse_config(document).measurement_config_hash(), BLOCK["cycle"], pod)
+        return path.read_text() if path.exists() else None
+
     def published(self) -> list[Path]:
         """Directories in the place, results and failures."""
         return sorted(path for path in self.place.iterdir() if not path.name.startswith("."))
 
     def tries(self) -> int:
         return len(list(self.place.glob(".begun/*/*")))
+
+    def tells(self, pod: str, document: dict[str, Any]) -> JobFailure:
+        """The one failure in the place, which report and mark of the pod name."""
+        (directory,) = self.published()
+        report = self.report(pod)
+        assert report is not None
+        assert (report.outcome, report.directory) == ("failure", directory.name)
+        assert self.said(pod, document) == directory.name
+        return JobFailure.from_json(directory)
 
 
 def environment(pod: str) -> dict[str, str]:
@@ -96,11 +122,21 @@ def test_a_failure_is_published_and_ends_a_block_only_where_the_next_job_would_m
 ) -> None:
     ended, said = cluster.pod("pod-a", stub(fail=fail), *arguments)
     assert ended.code == code
-    (directory,) = cluster.published()
-    failure = JobFailure.from_json(directory)
+    failure = cluster.tells("pod-a", stub(fail=fail))
     assert said is not None
-    assert (said.outcome, said.directory, said.message) == ("failure", directory.name, failure.message)
+    assert said.message == failure.message
     assert said.exit_code == failure.exit_code != 0
+
+
+def test_a_failure_that_cannot_be_published_has_a_mark_that_names_nothing(cluster: Cluster) -> None:
+    cluster.place.mkdir()
+    (cluster.place / ".uploads").write_text("")
+    document = stub(fail="out_of_memory")
+    ended, said = cluster.pod("pod-a", document, "--keep-going")
+    assert ended.code == ExitCode.OUT_OF_MEMORY
+    assert said is not None
+    assert (said.directory, said.message) == (None, "the stub was told to run out of memory.")
+    assert (cluster.said("pod-a", document), cluster.published()) == ("", [])
 
 
 def test_a_try_that_is_ended_from_outside_says_nothing_about_its_cycle(cluster: Cluster) -> None:
@@ -138,3 +174,38 @@ def test_a_place_that_cannot_be_used_is_told_before_anything_is_measured(cluster
     assert said is not None
     assert "cannot be written by uid" in said.message
     assert "phase: load" not in ended.stderr
+
+
+def test_what_single_processes_left_is_published_with_their_failure(cluster: Cluster, machine: Machine) -> None:
+    ended = with_a_killed_process(cluster, machine)
+    assert ended.code == 0, ended.stderr
+    (folder,) = (cluster.place / files.RAW_FOLDER).iterdir()
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert kept == {path.name: path.read_bytes() for path in ended.output.glob(f"raw/{folder.name}/*")}
+    leftover = load_leftover(folder)
+    assert (leftover.report().missing, len(leftover.data)) == ([1], 1)
+    shutil.rmtree(folder.parent)
+    assert cluster.tells("pod-a", TWO_PROCESSES).experiment_id == leftover.experiment_id
+    assert not list(cluster.place.glob(".uploads/*"))
+
+
+def test_where_it_cannot_be_published_the_failure_counts_all_the_same(cluster: Cluster, machine: Machine) -> None:
+    cluster.place.mkdir()
+    (cluster.place / files.RAW_FOLDER).write_text("")
+    ended = with_a_killed_process(cluster, machine)
+    assert ended.code == 0, ended.stderr
+    assert " WARNING what single processes measured could not be published: " in ended.stderr
+    (cluster.place / files.RAW_FOLDER).unlink()
+    assert cluster.tells("pod-a", TWO_PROCESSES).exit_code == ExitCode.INCOMPLETE_PROCESSES
+
+
+def with_a_killed_process(cluster: Cluster, machine: Machine) -> Ended:
+    """A job of two processes of which the second is killed in mid-window."""
+    own = cluster.folder / "pod-a"
+    own.mkdir()
+    variables = {**machine.environment(), **environment("pod-a")}
+    job = start(own, TWO_PROCESSES, *cluster.arguments(own, "--keep-going"), env=variables)
+    wait_for_phase(job, "window")
+    time.sleep(0.5)
+    ranks_of(own)[1].kill()
+    return job.end()

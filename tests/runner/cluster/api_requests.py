@@ -111,6 +111,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_proxied(self, request: Request, pod: Object) -> None:
         folder = self._api.proxied.get(request.name) or self._api.proxied.get("*")
+        if "podIP" not in pod["status"]:
+            raise Refused(400, "BadRequest", "address not allowed")
         if pod["status"].get("phase") != "Running":
             raise Refused(503, "ServiceUnavailable", "error trying to reach service: dial tcp: connection refused")
         path = None if folder is None else (folder / request.rest).resolve()
@@ -124,8 +126,7 @@ class Handler(BaseHTTPRequestHandler):
         resource = self._allow(request, "list")
         chosen = request.selects()
         with self._api.store.lock:
-            if self._api.lists_need_namespace:
-                self._api.store.check_namespace(request.namespace)
+            # As the real server: nobody asks whether there is such a namespace.
             items = [one for one in self._api.store.all(request.plural, request.namespace or None) if chosen(one)]
             version = str(self._api.store.version)
         for one in items:
@@ -140,8 +141,6 @@ class Handler(BaseHTTPRequestHandler):
         deadline = time.monotonic() + float(request.query.get("timeoutSeconds") or _WATCH_S)
         since = int(request.query.get("resourceVersion") or 0)
         with store.lock:
-            if self._api.lists_need_namespace:
-                store.check_namespace(request.namespace)
             present = (
                 [] if since else [one for one in store.all(request.plural, request.namespace or None) if chosen(one)]
             )

@@ -19,7 +19,16 @@ from tests.runner.cluster.api_requests import Handler
 from tests.runner.cluster.object_store import RESOURCES, Object, Refused, Store
 
 _USER = "tester"
-_REASONS = {403: "Forbidden", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
+_REASONS = {
+    400: "BadRequest",
+    403: "Forbidden",
+    409: "Conflict",
+    422: "Invalid",
+    429: "TooManyRequests",
+    500: "InternalError",
+    503: "ServiceUnavailable",
+    504: "Timeout",
+}
 
 
 @dataclass
@@ -44,8 +53,6 @@ class ApiServer:
         proxied: folder behind a pod's port, as ``pod:8080``; ``*`` for every pod and port.
         token: which a request must bring; None for none.
         git_version: what /version says.
-        lists_need_namespace: whether a list in a namespace that does not exist is refused. A real server gives an
-            empty list.
     """
 
     def __init__(self, token: str | None = None) -> None:
@@ -56,7 +63,6 @@ class ApiServer:
         self.proxied: dict[str, Path] = {}
         self.token = token
         self.git_version = "v1.36.0"
-        self.lists_need_namespace = True
         self.drop_after: int | None = None
         self.drop_cleanly = False
         self._faults: list[_Fault] = []

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.runner.cluster.api_server import ApiServer
-from tests.runner.cluster.kubelet import PodEnd, advance, is_over
+from tests.runner.cluster.kubelet import PodEnd, advance, is_over, is_terminating
 from tests.runner.cluster.object_store import Object, Refused, five_letters, now
 
 _BATCH = "batch.kubernetes.io"
 _INDEX = f"{_BATCH}/job-completion-index"
-_STUCK = ("image pull", "unschedulable", "quota")
+_STUCK = ("image pull", "mount", "unschedulable", "quota")
 
 
 @dataclass
@@ -36,7 +36,8 @@ class Controllers:
     """Moves Jobs and pods on, one step at a time.
 
     `run` is asked once what becomes of a pod, before it exists. It is asked again in each step while the pod is stuck
-    (no image, no room, no quota) or its next container runs on; its answer then tells of all containers from the first.
+    (no image, no volume, no room, no quota) or its next container runs on; its answer then tells of all containers from
+    the first.
     It must not speak to the API over HTTP, which answers nobody during a step.
     A pod that no Job made runs as well.
     """
@@ -47,17 +48,18 @@ class Controllers:
         self._store = api.store
         self._books: dict[str, _Book] = {}
         self._ends: dict[str, PodEnd] = {}
+        self._away: Counter[str] = Counter()
 
     def step(self) -> bool:
-        """Whether anything changed."""
+        """Whether anything changed, or will after some steps in which a node does not answer."""
         with self._store.lock:
-            before = self._store.version
+            before, waited = self._store.version, self._away.total()
             for pod in self._store.all("pods"):
                 self._move(pod)
             for job in self._store.all("jobs"):
                 if not _has(job, "Complete") and not _has(job, "Failed"):
                     self._sync(job)
-            return self._store.version != before
+            return self._store.version != before or self._away.total() != waited
 
     def settle(self, most_steps: int = 500) -> None:
         """Until a step changes nothing."""
@@ -92,9 +94,13 @@ class Controllers:
             end = self._ends[own["uid"]] = self.run(deepcopy(pod))
 
         def moved(current: Object) -> None:
-            advance(current, end)
+            advance(current, end, self._away[own["uid"]])
 
-        self._keep_logs(self._store.update("pods", own["name"], own["namespace"], moved), end)
+        after = self._store.update("pods", own["name"], own["namespace"], moved)
+        self._away[own["uid"]] += is_terminating(after)
+        if end.fate == "mount" and "nodeName" in pod["spec"]:
+            self._say(after, "kubelet", "FailedMount", end.text(after))
+        self._keep_logs(after, end)
 
     def _keep_logs(self, pod: Object, end: PodEnd) -> None:
         containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
@@ -115,10 +121,13 @@ class Controllers:
         end = _end(job, book)
         if end is not None or job["spec"]["suspend"]:
             for pod in pods:
-                if not is_over(pod):
+                if not is_over(pod) and not is_terminating(pod):
                     self._delete(pod)
         else:
-            self._fill_up(job, book, [pod for pod in pods if not is_over(pod)])
+            replaced = not _only_replaces_failed(job)
+            self._fill_up(
+                job, book, [pod for pod in pods if not is_over(pod) and not (replaced and is_terminating(pod))]
+            )
         self._write_status(job, book, end)
 
     def _pods(self, job: Object) -> list[Object]:
@@ -148,39 +157,49 @@ class Controllers:
         end = self.run(deepcopy(pod))
         if end.fate == "quota":
             name = pod["metadata"]["name"]
-            self._say(job, "FailedCreate", f'Error creating: pods "{name}" is forbidden: {end.text(pod)}')
+            text = f'Error creating: pods "{name}" is forbidden: {end.text(pod)}'
+            self._say(job, "job-controller", "FailedCreate", text)
             return
         made = self._store.add("pods", pod, namespace)
         self._ends[made["metadata"]["uid"]] = end
+        self._say(job, "job-controller", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}", "Normal")
 
-    def _say(self, job: Object, reason: str, message: str) -> None:
-        """An Event on the Job, once for each reason."""
-        own = job["metadata"]
+    def _say(self, about: Object, who: str, reason: str, message: str, kind: str = "Warning") -> None:
+        """An Event, counted once a second where it is there already."""
+        own = about["metadata"]
+        name = f"{own['name']}.{reason.lower()}.{own['uid'][:8]}"
         event: Object = {
-            "metadata": {"name": f"{own['name']}.{reason.lower()}.{own['uid'][:8]}"},
+            "metadata": {"name": name},
             "involvedObject": {
-                "kind": "Job",
-                "apiVersion": "batch/v1",
+                **{key: about[key] for key in ("kind", "apiVersion")},
                 **{key: own[key] for key in ("name", "namespace", "uid")},
             },
-            "type": "Warning",
+            "type": kind,
             "reason": reason,
             "message": message,
-            "source": {"component": "job-controller"},
-            "reportingComponent": "job-controller",
+            "source": {"component": who},
+            "reportingComponent": who,
             "reportingInstance": "",
             "count": 1,
+            "eventTime": None,
             "firstTimestamp": now(),
             "lastTimestamp": now(),
         }
+
+        def again(old: Object) -> None:
+            if old["lastTimestamp"] != event["lastTimestamp"]:
+                old |= {"count": old["count"] + 1, "message": message, "lastTimestamp": event["lastTimestamp"]}
+
         try:
             self._store.add("events", event, own["namespace"])
         except Refused as refused:
             if refused.reason != "AlreadyExists":
                 raise
+            self._store.update("events", name, own["namespace"], again)
 
     def _write_status(self, job: Object, book: _Book, end: tuple[str, str, str] | None) -> None:
-        pods = [pod for pod in self._pods(job) if not is_over(pod)]
+        there = [pod for pod in self._pods(job) if not is_over(pod)]
+        pods = [pod for pod in there if not is_terminating(pod)]
         counts = {"active": len(pods), "succeeded": book.succeeded, "failed": book.failed}
         if job["spec"]["completionMode"] == "Indexed":
             counts["succeeded"] = len(book.done)
@@ -191,7 +210,8 @@ class Controllers:
                 # As the real one: what is 0 is not there.
                 status.pop(key, None)
                 status |= {key: number} if number else {}
-            status |= {"ready": sum(pod["status"]["phase"] == "Running" for pod in pods), "terminating": 0}
+            ready = sum(pod["status"]["phase"] == "Running" for pod in pods)
+            status |= {"ready": ready, "terminating": len(there) - len(pods)}
             status["uncountedTerminatedPods"] = {}
             if book.done:
                 status["completedIndexes"] = indexes(book.done)
@@ -201,7 +221,7 @@ class Controllers:
             if not current["spec"]["suspend"]:
                 status.setdefault("startTime", now())
             if end is not None:
-                _finish(status, *end)
+                _finish(status, *end, is_over=not there)
 
         self._store.update("jobs", job["metadata"]["name"], job["metadata"]["namespace"], written)
 
@@ -215,6 +235,11 @@ def indexes(numbers: Iterable[int]) -> str:
         else:
             runs.append([number])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _only_replaces_failed(job: Object) -> bool:
+    """Whether a pod that is being ended holds its place until it is known to be over."""
+    return job["spec"].get("podReplacementPolicy") == "Failed" or "podFailurePolicy" in job["spec"]
 
 
 def _runs_on(pod: Object, end: PodEnd) -> bool:
@@ -290,12 +315,18 @@ def _end(job: Object, book: _Book) -> tuple[str, str, str] | None:
     return None
 
 
-def _finish(status: Object, name: str, reason: str, message: str) -> None:
-    """The condition that announces the end, and the end, which a reader has to tell apart."""
+def _finish(status: Object, name: str, reason: str, message: str, *, is_over: bool) -> None:
+    """The condition that announces the end, and the end, which a reader has to tell apart.
+
+    Args:
+        is_over: none of its pods is left.
+    """
     first = "SuccessCriteriaMet" if name == "Complete" else "FailureTarget"
-    for one in (first, name):
-        status.setdefault("conditions", []).append(_condition(one, "True", reason, message))
-    if name == "Complete":
+    conditions = status.setdefault("conditions", [])
+    for one in (first, name) if is_over else (first,):
+        if all(there["type"] != one for there in conditions):
+            conditions.append(_condition(one, "True", reason, message))
+    if name == "Complete" and is_over:
         status["completionTime"] = now()
 
 

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from tests.runner.cluster.object_store import Object, now
 
-Fate = Literal["evicted", "node lost", "deadline", "image pull", "unschedulable", "quota"]
+Fate = Literal[
+    "evicted",
+    "preempted",
+    "node pressure",
+    "node lost",
+    "deadline",
+    "image pull",
+    "mount",
+    "unschedulable",
+    "quota",
+]
+"""``node lost``: the node does not answer for some steps, and then it is removed from the cluster."""
 NODE = "node-1"
 
+_ENDS = ("evicted", "preempted", "node pressure", "node lost", "deadline")
 _DISRUPTION = {
     "evicted": ("EvictionByEvictionAPI", "Eviction API: evicting"),
-    "node lost": ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"),
+    "preempted": ("PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod"),
+    "node pressure": ("TerminationByKubelet", ""),
+    "node lost": ("DeletionByPodGC", "PodGC: node no longer exists"),
 }
+_AWAY = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
 _MESSAGES = {
     "unschedulable": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
     "quota": "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=4, "
     "limited: requests.nvidia.com/gpu=4",
-    "node lost": f"Node {NODE} which was running pod {{name}} is unresponsive",
+    "mount": 'MountVolume.SetUp failed for volume "inputs" : configmap "inputs" not found',
+    "node pressure": "The node was low on resource: ephemeral-storage. Threshold quantity: 46993491787, available: "
+    "45494108Ki. Container task-0 was using 21Gi, request is 10Gi, has larger consumption of ephemeral-storage. ",
     "deadline": "Pod was active on the node longer than the specified deadline",
 }
+_REASON = {"node pressure": "Evicted", "deadline": "DeadlineExceeded"}
 _KILLED = 137
+_MESSAGE_BYTES = 4096
+_POD_MESSAGES_BYTES = 12 * 1024
+_GRACE_S = 30
 
 
 @dataclass(frozen=True)
@@ -47,11 +69,13 @@ class PodEnd:
         containers: how each ends, init containers first, in the order of the pod's specification.
         fate: what happens to the pod as a whole after these; None for nothing.
         message: instead of the usual one of that fate.
+        steps_away: how many a lost node does not answer, before it is removed.
     """
 
     containers: tuple[ContainerEnd, ...] = ()
     fate: Fate | None = None
     message: str = ""
+    steps_away: int = 25
 
     def text(self, pod: Object) -> str:
         image = _specs(pod)[min(len(self.containers), len(_specs(pod)) - 1)]["image"]
@@ -73,8 +97,17 @@ def is_over(pod: Object) -> bool:
     return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
-def advance(pod: Object, end: PodEnd) -> None:
-    """Move the pod's status on by one step: scheduled, started, and then one container's end at a time."""
+def is_terminating(pod: Object) -> bool:
+    """Deleted, and nobody has seen it end."""
+    return "deletionTimestamp" in pod["metadata"] and not is_over(pod)
+
+
+def advance(pod: Object, end: PodEnd, steps_away: int = 0) -> None:
+    """Move the pod's status on by one step: scheduled, started, and then one container's end at a time.
+
+    Args:
+        steps_away: how many its node has not answered so far.
+    """
     status = pod["status"]
     if end.fate == "unschedulable" and "nodeName" not in pod["spec"]:
         _condition(status, "PodScheduled", "False", "Unschedulable", end.text(pod))
@@ -82,12 +115,17 @@ def advance(pod: Object, end: PodEnd) -> None:
     if "nodeName" not in pod["spec"]:
         _schedule(pod)
         return
+    if end.fate == "mount":
+        return
     ended = sum("terminated" in one["state"] for one in _statuses(pod))
     running = [one for one in _statuses(pod) if "running" in one["state"]]
     if running and ended < len(end.containers):
-        _terminate(running[0], end.containers[ended])
-    elif ended >= len(end.containers) and end.fate in ("evicted", "node lost", "deadline"):
-        _stop(pod, end)
+        _terminate(running[0], end.containers[ended], len(_specs(pod)))
+    elif ended >= len(end.containers) and end.fate in _ENDS:
+        if end.fate == "node lost" and steps_away < end.steps_away:
+            _leave_alone(pod)
+        else:
+            _stop(pod, end)
         return
     _start(pod, end)
     _settle(pod)
@@ -139,20 +177,44 @@ def _begin(pod: Object, container: Object, end: PodEnd, number: int) -> None:
     if end.fate == "image pull" and number >= len(end.containers):
         container["state"] = {"waiting": {"reason": "ImagePullBackOff", "message": end.text(pod)}}
         return
+    pod["status"].setdefault("podIP", "10.244.0.7")
     container["state"] = {"running": {"startedAt": now()}}
     container |= {"started": True, "ready": True, "imageID": container["image"]}
 
 
-def _terminate(container: Object, end: ContainerEnd) -> None:
+def _terminate(container: Object, end: ContainerEnd, n_containers: int) -> None:
+    message = _kept(end.message, n_containers)
     ended: dict[str, Any] = {
         "exitCode": end.exit_code,
         "reason": end.reason or ("Error" if end.exit_code else "Completed"),
-        **({"message": end.message} if end.message else {}),
+        **({"message": message} if message else {}),
         "startedAt": container["state"]["running"]["startedAt"],
         "finishedAt": now(),
     }
     container["state"] = {"terminated": ended}
     container |= {"started": False, "ready": False}
+
+
+def _kept(message: str, n_containers: int) -> str:
+    """Of a termination message: the end of the file, and of that the beginning."""
+    file = message.encode()[-_MESSAGE_BYTES:]
+    return file[: _POD_MESSAGES_BYTES // n_containers].decode(errors="replace")
+
+
+def _leave_alone(pod: Object) -> None:
+    """Its node does not answer: the pod is deleted, and nobody ends it. What it says of itself stays as it was."""
+    _condition(pod["status"], "DisruptionTarget", "True", *_AWAY)
+    ready = [one for one in pod["status"]["conditions"] if (one["type"], one["status"]) == ("Ready", "True")]
+    for one in ready:
+        one["status"] = "False"
+    _delete(pod)
+
+
+def _delete(pod: Object) -> None:
+    """It is there for as long as it runs, and then until its Job has counted it."""
+    until = datetime.now(UTC) + timedelta(seconds=_GRACE_S)
+    pod["metadata"].setdefault("deletionTimestamp", until.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    pod["metadata"].setdefault("deletionGracePeriodSeconds", _GRACE_S)
 
 
 def _stop(pod: Object, end: PodEnd) -> None:
@@ -161,15 +223,15 @@ def _stop(pod: Object, end: PodEnd) -> None:
     # Nobody is left on a lost node to say how its containers ended.
     for one in _statuses(pod) if end.fate != "node lost" else []:
         if "running" in one["state"]:
-            _terminate(one, ContainerEnd(_KILLED))
+            _terminate(one, ContainerEnd(_KILLED), len(_specs(pod)))
     if name in _DISRUPTION:
-        _condition(status, "DisruptionTarget", "True", *_DISRUPTION[name])
-        # Deleted, and there for as long as its Job has not counted it.
-        pod["metadata"]["deletionTimestamp"] = now()
+        reason, why = _DISRUPTION[name]
+        _condition(status, "DisruptionTarget", "True", reason, why or end.text(pod))
+        if name != "node pressure":
+            _delete(pod)
     status["phase"] = "Failed"
-    reason = {"node lost": "NodeLost", "deadline": "DeadlineExceeded"}.get(name)
-    if reason is not None:
-        status |= {"reason": reason, "message": end.text(pod)}
+    if name in _REASON:
+        status |= {"reason": _REASON[name], "message": end.text(pod)}
 
 
 def _settle(pod: Object) -> None:

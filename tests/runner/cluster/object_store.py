@@ -138,11 +138,11 @@ class Store:
         """As created: with its name, uid, version and time.
 
         Raises:
-            Refused: there is no such namespace, or there is one of that name already.
+            Refused: there is no such namespace, or it is going away, or there is one of that name already.
         """
         resource, made = RESOURCES[plural], deepcopy(new)
         with self.lock:
-            self.check_namespace(namespace)
+            self._check_namespace(resource, namespace, new.get("metadata", {}).get("name", ""))
             metadata = made.setdefault("metadata", {})
             if "name" not in metadata and "generateName" in metadata:
                 metadata["name"] = metadata["generateName"] + five_letters()
@@ -216,14 +216,6 @@ class Store:
             self._release(own, orphan=propagation == "Orphan")
             return last
 
-    def check_namespace(self, namespace: str) -> None:
-        """
-        Raises:
-            Refused: there is no such namespace.
-        """
-        if namespace and ("namespaces", "", namespace) not in self._objects:
-            raise not_found(RESOURCES["namespaces"], namespace)
-
     def changes_after(self, version: int, deadline: float) -> list[Change]:
         """As soon as there is one; empty at the deadline, of the monotonic clock, and when the store is closed."""
         with self._changed:
@@ -237,6 +229,15 @@ class Store:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _check_namespace(self, resource: Resource, namespace: str, name: str) -> None:
+        found = self._objects.get(("namespaces", "", namespace))
+        if namespace and found is None:
+            raise not_found(RESOURCES["namespaces"], namespace)
+        if found is not None and found.get("status", {}).get("phase") == "Terminating":
+            text = f'{resource.in_messages} "{name}" is forbidden: unable to create new content in namespace '
+            text += f"{namespace} because it is being terminated"
+            raise Refused(403, "Forbidden", text, _details(resource, name))
 
     def _release(self, owner: str, *, orphan: bool) -> None:
         for (plural, namespace, name), one in list(self._dependents(owner)):

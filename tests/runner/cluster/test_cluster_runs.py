@@ -2,110 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from images.contract.job import ExitCode, JobError
-from runner.cluster import run as cluster_run
-from runner.cluster.api import Api
-from runner.cluster.run import run_on_cluster
+from runner.cluster import troubles
 from runner.interrupt import Stop
-from runner.layout import Layout
-from runner.schedule import Summary
-from runner.studies.study_file import load_study
-from runner.view.progress import Progress
 from tests.runner.cluster.api_server import ApiServer, running_api_server
 from tests.runner.cluster.cluster_studies import IMAGES
-from tests.runner.cluster.controllers import Controllers
 from tests.runner.cluster.kubelet import PodEnd
 from tests.runner.cluster.object_store import Object
-from tests.runner.cluster.real_pods import ROOT, RealPods
+from tests.runner.cluster.real_pods import ROOT
+from tests.runner.cluster.whole_cluster import Cluster, cells, client, every_cell, wait_until, when
 from tests.runner.command import failures, leftovers, results
-from tests.runner.sample_studies import written
 from tests.s3_server import point_to, running_s3_server
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
-
-
-@dataclass
-class Cluster:
-    """An API server, the machines behind it, and a client's directory."""
-
-    api: ApiServer
-    pods: RealPods
-    controllers: Controllers
-    folder: Path
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "out"
-
-    def study(self, *names: str, kubernetes: dict[str, Any] | None = None, **parts: Any) -> Path:
-        settings = {"namespace": "bench", "images": IMAGES, "results": "pvc://results/team", **(kubernetes or {})}
-        return written(
-            self.folder,
-            *names,
-            launcher={"name": "kubernetes"} | parts.pop("launcher", {}),
-            kubernetes=settings,
-            **parts,
-        )
-
-    def run(self, file: Path, stop: Stop | None = None) -> Summary:
-        study = load_study(file)
-        self.said = Console(file=(self.folder / "said").open("a"), width=400)
-        progress = Progress(self.said)
-        try:
-            api = Api(study.kubernetes.namespace)
-            layout = Layout(self.out)
-            return run_on_cluster(study, layout, api, progress, stop or Stop(), allow_tag=False, extend=False)
-        finally:
-            progress.stop()
-
-    def is_at_work(self) -> bool:
-        return any("phase: window" in log.read_text() for log in self.folder.glob("pods/*/log"))
-
-    def lines(self) -> str:
-        return (self.folder / "said").read_text()
-
-    def left(self) -> list[str]:
-        """Objects of ours in the cluster."""
-        kinds = ("jobs", "pods", "configmaps")
-        return [f"{kind}/{one['metadata']['name']}" for kind in kinds for one in self.api.objects(kind)]
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setattr(cluster_run, "_SETTLE_S", 0.3)
-    with running_api_server("bench") as api:
-        claim = tmp_path / "claim"
-        (claim / "team" / "study").mkdir(parents=True)
-        api.proxied["*"] = claim / "team" / "study"
-        pods = RealPods(api, tmp_path / "pods", claim)
-        made = Cluster(api, pods, Controllers(api, lambda pod: pods.run(pod)), tmp_path)
-        monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path / "kubeconfig", "bench")))
-        with made.controllers.running():
-            yield made
-
-
-def cells(out: Path) -> Counter[tuple[str | None, int | None]]:
-    return Counter((one.experiment, one.cycle) for one in results(out))
-
-
-def every_cell(*names: str, cycles: int) -> Counter[tuple[str | None, int | None]]:
-    return Counter({(name, cycle): 1 for name in names for cycle in range(1, cycles + 1)})
 
 
 def test_blocks_run_in_pods_and_every_result_comes_home_once(cluster: Cluster) -> None:
@@ -248,6 +168,7 @@ def test_what_keeps_pods_from_running_is_said_and_what_ends_them_from_outside_is
     said = cluster.lines()
     assert "waits for a node (0/3 nodes are available: 3 Insufficient nvidia.com/gpu). Wait for a free GPU" in said
     assert "was evicted" in said
+    assert "does not answer. Its Job goes on when the node is back" in said
     assert "its node went away" in said
     assert failures(cluster.out) == []
 
@@ -262,8 +183,8 @@ def test_what_keeps_pods_from_running_is_said_and_what_ends_them_from_outside_is
 def test_what_waiting_does_not_help_is_named_in_one_line(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fate: PodEnd, says: str
 ) -> None:
-    monkeypatch.setattr(cluster_run, "_FATAL_AFTER_S", 0.5)
-    monkeypatch.setattr(cluster_run, "_QUIET_S", 0.3)
+    monkeypatch.setattr(troubles, "_FATAL_AFTER_S", 0.5)
+    monkeypatch.setattr(troubles, "_QUIET_S", 0.3)
     cluster.pods.fate = lambda _pod: fate
     stop = Stop()
     ending = threading.Timer(6.0, stop.end)
@@ -274,13 +195,6 @@ def test_what_waiting_does_not_help_is_named_in_one_line(
     if fate.fate == "image pull":
         assert "cannot be pulled" in str(summary.problem)
     assert cluster.left() == []
-
-
-def client(file: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "runner.cli", "run", str(file), "--output", str(file.parent / "out"), *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
-    )
 
 
 def test_a_cluster_that_cannot_be_used_is_one_line_with_the_next_step(cluster: Cluster, tmp_path: Path) -> None:
@@ -305,15 +219,3 @@ def test_a_cluster_that_cannot_be_used_is_one_line_with_the_next_step(cluster: C
     with running_api_server("bench") as gone:
         config = str(gone.kubeconfig(tmp_path / "gone", "bench"))
     refused("does not answer", KUBECONFIG=config)
-
-
-def wait_until(true: Callable[[], bool], within_s: float = 30.0) -> None:
-    give_up_s = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < give_up_s
-        time.sleep(0.05)
-
-
-def when(true: Callable[[], bool], then: Callable[[], None]) -> None:
-    wait_until(true)
-    then()

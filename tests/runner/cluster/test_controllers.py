@@ -99,8 +99,18 @@ def test_an_init_container_that_fails_ends_the_pod(api: ApiServer, batch: Any) -
     assert made["status"]["failed"] == 2
 
 
-@pytest.mark.parametrize("fate", ["evicted", "node lost"])
-def test_a_disruption_that_is_ignored_counts_for_nothing(api: ApiServer, batch: Any, fate: Fate) -> None:
+@pytest.mark.parametrize(
+    ("fate", "word"),
+    [
+        ("evicted", ("EvictionByEvictionAPI", "")),
+        ("preempted", ("PreemptionByScheduler", "")),
+        ("node pressure", ("TerminationByKubelet", "Evicted")),
+        ("node lost", ("DeletionByPodGC", "")),
+    ],
+)
+def test_a_disruption_that_is_ignored_counts_for_nothing(
+    api: ApiServer, batch: Any, fate: Fate, word: tuple[str, str]
+) -> None:
     pods: list[str] = []
     phases: list[tuple[str, str]] = []
 
@@ -115,12 +125,65 @@ def test_a_disruption_that_is_ignored_counts_for_nothing(api: ApiServer, batch: 
         one = change.after or {}
         if change.plural == "pods" and one.get("status", {}).get("phase") == "Failed":
             phases.append((conditions(one)["DisruptionTarget"], one["status"].get("reason", "")))
-    word = {"evicted": ("EvictionByEvictionAPI", ""), "node lost": ("DeletionByTaintManager", "NodeLost")}[fate]
     assert phases == [word, word]
     (made,) = api.objects("jobs")
     assert "Complete" in conditions(made)
     assert "failed" not in made["status"]
-    assert [pod["metadata"]["name"] for pod in api.objects("pods")] == pods[2:], "the others are deleted"
+    there = [pod["metadata"]["name"] for pod in api.objects("pods")]
+    assert there == sorted(pods) if fate == "node pressure" else there == pods[2:], "what was deleted is gone"
+
+
+@pytest.mark.parametrize("replaced_at_once", [True, False])
+def test_a_pod_whose_node_does_not_answer_stays_as_it_was_until_the_node_is_removed(
+    api: ApiServer, batch: Any, replaced_at_once: bool
+) -> None:
+    ends = [PodEnd((ContainerEnd(),), fate="node lost", steps_away=5)]
+    policy: Object = {} if replaced_at_once else {"podReplacementPolicy": "Failed"}
+    batch.create_namespaced_job(SPACE, job(init=1, backoffLimit=3, **policy))
+    controllers = Controllers(api, lambda pod: ends.pop() if ends else PodEnd())
+    seen: list[tuple[str, str, int, int]] = []
+    while controllers.step():
+        (status,) = [one["status"] for one in api.objects("jobs")]
+        for pod in api.objects("pods"):
+            if "deletionTimestamp" in pod["metadata"]:
+                why = conditions(pod)["DisruptionTarget"]
+                seen.append((pod["status"]["phase"], why, status.get("active", 0), status["terminating"]))
+    silent = ("Running", "DeletionByTaintManager", int(replaced_at_once), 1)
+    assert seen == [silent] * 5
+    assert api.objects("jobs")[0]["status"]["failed"] == 1
+    assert len(api.objects("pods")) == 1, "another one has its place"
+
+
+def test_a_job_that_has_failed_waits_for_its_pods_to_be_over(api: ApiServer, batch: Any) -> None:
+    def run(pod: Object) -> PodEnd:
+        return fails(pod, 2) if index_of(pod) == 1 else PodEnd(fate="node lost", steps_away=10)
+
+    policy = {"rules": [IGNORE_DISRUPTION, rule("FailJob", 2)]}
+    batch.create_namespaced_job(SPACE, indexed(2, backoffLimitPerIndex=5, podFailurePolicy=policy))
+    controllers = Controllers(api, run)
+    for _ in range(8):
+        controllers.step()
+    assert conditions(api.objects("jobs")[0]) == {"FailureTarget": "PodFailurePolicy"}
+    controllers.settle()
+    assert conditions(api.objects("jobs")[0])["Failed"] == "PodFailurePolicy"
+
+
+@pytest.mark.parametrize(
+    ("n_init", "long", "kept"),
+    [
+        (0, "a" * 5000 + "z", "a" * 4095 + "z"),
+        (3, "b" * 3000 + "a" * 3000, "b" * 1096 + "a" * 1976),
+        (1, "short", "short"),
+    ],
+    ids=["the end of the file", "a part of what a pod may say", "all of it"],
+)
+def test_of_a_termination_message_no_more_is_kept_than_a_kubelet_keeps(
+    api: ApiServer, batch: Any, n_init: int, long: str, kept: str
+) -> None:
+    batch.create_namespaced_job(SPACE, job(init=n_init))
+    Controllers(api, lambda pod: succeeds(pod, long)).settle()
+    (pod,) = api.objects("pods")
+    assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] == kept
 
 
 def test_a_rule_can_end_the_whole_job(api: ApiServer, batch: Any) -> None:
@@ -137,7 +200,7 @@ def test_a_rule_can_end_the_whole_job(api: ApiServer, batch: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("fate", ["image pull", "unschedulable", "quota"])
+@pytest.mark.parametrize("fate", ["image pull", "mount", "unschedulable", "quota"])
 def test_a_pod_that_cannot_start_says_why_and_starts_when_it_can(api: ApiServer, batch: Any, fate: Fate) -> None:
     batch.create_namespaced_job(SPACE, job())
     controllers = Controllers(api, lambda pod: PodEnd(fate=fate))
@@ -156,6 +219,10 @@ def test_a_pod_that_cannot_start_says_why_and_starts_when_it_can(api: ApiServer,
     if fate == "image pull":
         waiting = pods[0]["status"]["containerStatuses"][0]["state"]["waiting"]
         assert waiting == {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "image-0"'}
+    elif fate == "mount":
+        assert pods[0]["status"]["containerStatuses"][0]["state"]["waiting"] == {"reason": "ContainerCreating"}
+        (event,) = [one for one in api.objects("events") if one["reason"] == "FailedMount"]
+        assert event["involvedObject"]["uid"] == pods[0]["metadata"]["uid"]
     elif fate == "unschedulable":
         (scheduled,) = pods[0]["status"]["conditions"]
         assert (scheduled["status"], scheduled["reason"]) == ("False", "Unschedulable")

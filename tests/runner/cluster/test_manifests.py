@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -109,6 +110,17 @@ def test_a_blocks_containers_stand_in_the_blocks_order_and_ask_for_the_same_gpus
         assert len(pod(job)["initContainers"]) == 2
         assert {one["resources"]["limits"]["nvidia.com/gpu"] for one in containers(job)} == {"1"}
         assert all("--keep-going" in one["args"] for one in containers(job))
+
+
+def test_every_job_has_a_limit_of_its_own_and_the_pod_waits_for_them_all() -> None:
+    def limits(**kubernetes: Any) -> tuple[list[str], int]:
+        (job,) = jobs(replace(cluster_study("a", kubernetes=kubernetes), experiments=(tiny, downloaded), cycles=1))
+        given = [one["args"][one["args"].index("--deadline") + 1] for one in containers(job)]
+        return sorted(given), pod(job)["activeDeadlineSeconds"]
+
+    tiny, downloaded = experiment("a"), experiment("b", backend="pytorch", model="team/model", stub=None)
+    assert limits() == (["3600", "7200"], 3 * 3600 + 3600), "its download counts"
+    assert limits(models_claim="hub") == (["3600", "3600"], 2 * 3600 + 3600)
 
 
 def context(container: dict[str, Any], job: dict[str, Any], study: Study, index: int = 0) -> dict[str, Any]:
@@ -256,6 +268,10 @@ def test_a_tag_is_taken_where_it_is_allowed_and_the_result_then_names_no_digest(
         ({"run_as_user": 0}, "greater than or equal to 1"),
         ({"credentials_secret": "s"}, "is for results in object storage"),
         ({"queue": "a b"}, "is no label value"),
+        ({"namespace": "Team A"}, "is no namespace"),
+        ({"labels": {"cost centre": "42"}}, "is no label"),
+        ({"node_selector": {"-gpu": "a100"}}, "is no label"),
+        ({"token_secret": "My Secret"}, "is no name of an object"),
         ({"images": {"torch": "x"}}, "pytorch"),
     ],
 )

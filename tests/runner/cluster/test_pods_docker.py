@@ -73,7 +73,11 @@ def run_container(
     for mount in container["volumeMounts"]:
         volume, target = volumes[mount["name"]], mount["mountPath"]
         if "emptyDir" in volume:
-            arguments += ["--tmpfs", f"{target}:mode=1777"]
+            # The pod's containers share it, one after another.
+            shared = scratch / f"empty-{mount['name']}"
+            shared.mkdir(exist_ok=True)
+            shared.chmod(0o1777)
+            arguments += ["-v", f"{shared}:{target}"]
         else:
             arguments += ["-v", f"{sources[mount['name']]}:{target}{':ro' if mount.get('readOnly') else ''}"]
     security = container["securityContext"]

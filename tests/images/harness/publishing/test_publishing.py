@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from images.contract.publication import Manifest, claim_key
+from images.contract.publication import Manifest, claim_key, said_key
 from images.harness.publishing.bucket import Bucket
 from images.harness.publishing.folder import Folder
 from images.harness.publishing.place import Place, PlaceAway, PlaceUnusable
-from images.harness.publishing.publisher import Publisher, publish_failure
+from images.harness.publishing.publisher import Publisher, publish_failure, publish_raw
 from tests.flaky_proxy import flaky
 from tests.images.harness.publishing.publishing_process import HASH, finished
 from tests.s3_server import S3Server, point_to, running_s3_server
@@ -79,8 +79,10 @@ def test_a_result_is_published_once_whoever_tries_again(
     first, second = Publisher(place, HASH, 1, "pod-a"), Publisher(place, HASH, 1, "pod-b")
     assert first.published() is None
     assert (first.begin(), first.begin(), second.begin()) == ((1, 0), (1, 0), (2, 1))
-    first.say()
+    first.say("a-44136fa3-c001-failed_2026-11-21T08-04-01Z")
     assert Publisher(place, HASH, 1, "pod-c").begin() == (3, 1), "only the second has said nothing"
+    assert place.read(said_key(HASH, 1, "pod-a")) == b"a-44136fa3-c001-failed_2026-11-21T08-04-01Z"
+    assert place.read(said_key(HASH, 1, "pod-b")) is None
 
     counted = first.publish_result(*finished(tmp_path, 1, 1))
 
@@ -153,6 +155,28 @@ def test_every_failure_is_kept_and_a_try_that_was_ended_from_outside_is_taken_ba
     tried.begin()
     tried.take_back()
     assert Publisher(place, HASH, 1, "pod-b").begin() == (1, 0)
+
+
+def test_what_single_processes_left_lies_beside_the_results_and_is_none(
+    place: Place, found: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    left = tmp_path / ".raw-exp_1"
+    left.mkdir()
+    for name in (".completed_1", "config.json", "process_1.json", "requests_1.parquet", ".process_0.json.tmp-0a1b2c3d"):
+        (left / name).write_text("" if name == ".completed_1" else name)
+    counted = Publisher(place, HASH, 1).publish_result(*finished(tmp_path, 1, 1))
+
+    raw = publish_raw(place, left, "exp_1")
+
+    assert raw.files[-1].name == ".completed_1", "a process counts once all of it is there"
+    whole = ["raw/exp_1/.completed_1", "raw/exp_1/config.json", "raw/exp_1/process_1.json"]
+    assert found() == sorted([*published(counted), *whole, "raw/exp_1/requests_1.parquet"])
+    assert place.read("raw/exp_1/.completed_1") == b""
+    assert place.read("raw/exp_1/process_1.json") == b"process_1.json"
+    address = place.address if isinstance(place, Bucket) else tmp_path / "place"
+    assert warehouse("ingest", address, db=tmp_path / "w.duckdb") == 0
+    assert rows(tmp_path / "w.duckdb", "SELECT count(*) FROM experiments") == [(1,)]
+    assert rows(tmp_path / "w.duckdb", "SELECT count(*) FROM quarantine") == [(0,)]
 
 
 def test_a_claim_that_names_nothing_is_told_before_anything_is_measured(place: Place, tmp_path: Path) -> None:
