@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -17,8 +18,10 @@ from rich.text import Text
 from warehouse.bootstrap import expected_percentile_coverage
 from warehouse.campaign import MIXED, POOLED, CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
 from warehouse.commands import options
+from warehouse.commands.campaign_table import CYCLES, NOT_MEASURED, campaign_table
 from warehouse.commands.plain_text import clipped, printable
 from warehouse.commands.standard_output import PipedConsole
+from warehouse.commands.typeset import TYPESET, Typeset, typeset
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse, WarehouseError
 from warehouse.export import export_campaigns_to_csv
@@ -30,13 +33,13 @@ SHOWN = {
     "ttft_mean_ms": "TTFT mean (ms)",
     "itl_mean_ms": "ITL mean (ms)",
 }
-NOT_MEASURED = "-"
 _EVERYTHING = "all"
 _GROUP_COLUMNS = [one.name for one in fields(CampaignGroup) if one.name not in ("figures", "warnings")]
 _FIGURE_COLUMNS = [one.name for one in fields(Figures)]
 _FILE_COLUMNS = [*_GROUP_COLUMNS, "metric", *_FIGURE_COLUMNS]
 _COLUMNS = ("mean", "std", "95 % Student t", "95 % percentile bootstrap", "n")
 _MOST_CODES = 20
+_TABLE_NOTE = "Mean [95 % interval by Student's t] over cycles."
 _WIDEST = 1000
 # Where nobody looks at a terminal, a table that is cut to 80 columns serves nobody.
 _WIDTH_OF_A_FILE = 110
@@ -66,8 +69,22 @@ _WHERE = {
     metavar="FILE",
     help="Write the figures to FILE instead.",
 )
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["blocks", *TYPESET]),
+    default="blocks",
+    show_default=True,
+    help="blocks: for a terminal; markdown, latex (with booktabs): one table, means with t intervals.",
+)
 def command(
-    database: Path, wait_s: float, study: str | None, include_all: bool, pool: tuple[str, ...], csv_file: Path | None
+    database: Path,
+    wait_s: float,
+    study: str | None,
+    include_all: bool,
+    pool: tuple[str, ...],
+    csv_file: Path | None,
+    style: Literal["blocks"] | Typeset,
 ) -> None:
     """Show means with confidence intervals over cycles.
 
@@ -91,6 +108,11 @@ def command(
         return
     if csv_file is not None:
         export_campaigns_to_csv(_FILE_COLUMNS, _file_rows(groups), csv_file)
+        return
+    if style != "blocks":
+        names, rows = campaign_table(groups, SHOWN, _mean_and_interval)
+        notes = [_TABLE_NOTE, *_footnotes(groups, n_simulated, percentile=False)]
+        click.echo(typeset(style, names, rows, notes, names.index(CYCLES)))
         return
     console = PipedConsole(_WIDTH_OF_A_FILE)
     for group in groups:
@@ -223,6 +245,11 @@ def _cells(figures: Figures | None) -> list[str]:
     ]
 
 
+def _mean_and_interval(figures: Figures) -> str:
+    mean, _, student, _, _ = _cells(figures)
+    return mean if student == NOT_MEASURED else f"{mean} {student}"
+
+
 def _digits(mean: float, std: float) -> int:
     """Decimals that show four digits of the mean and two of the spread."""
     wanted = [3 - _magnitude(mean)] if mean else []
@@ -249,7 +276,11 @@ def _known(value: object) -> str:
     return NOT_MEASURED if value is None else str(value)
 
 
-def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[str]:
+def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile: bool = True) -> Iterator[str]:
+    """
+    Args:
+        percentile: whether that interval is shown, too.
+    """
     shown = [group.figures[metric] for group in groups for metric in SHOWN if metric in group.figures]
     sizes = sorted({figures.n_samples for figures in shown})
     covered = [
@@ -257,7 +288,7 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int) -> Iterator[st
         for n in sizes
         if n < 10 and (coverage := expected_percentile_coverage(n)) is not None
     ]
-    if covered:
+    if covered and percentile:
         yield (
             "Below 10 cycles the percentile interval holds the true mean less often than 95 %: expected for normal "
             f"data {', '.join(covered)}. Go by Student t."

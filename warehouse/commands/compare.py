@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from warehouse.commands import options
 from warehouse.commands.standard_output import PipedConsole
+from warehouse.commands.typeset import TYPESET, Typeset, typeset, typeset_notes
 from warehouse.compare import Comparison, MetricComparison, Sides, compare
 from warehouse.comparison.gate import MIN_CYCLES, Decision, exit_code, parse_condition
 from warehouse.comparison.ratio import POWER, Ratio
@@ -65,7 +66,12 @@ _WORDS = {
 )
 @click.option("--all", "include_all", is_flag=True, help="Let invalid runs and simulated GPUs count, too.")
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output."
+    "--format",
+    "style",
+    type=click.Choice(["table", "json", *TYPESET]),
+    default="table",
+    show_default=True,
+    help="markdown, latex (with booktabs): one table each, with the verdicts.",
 )
 def command(
     a: str,
@@ -78,7 +84,7 @@ def command(
     strict_gate: bool,
     confidence: float,
     include_all: bool,
-    style: str,
+    style: Literal["table", "json"] | Typeset,
 ) -> int:
     """Say by how much B differs from A, and what could have been seen.
 
@@ -105,8 +111,11 @@ def command(
         )
     if style == "json":
         click.echo(json.dumps(_as_json(found, confidence), indent=1, allow_nan=False, default=str))
-    else:
+    elif style == "table":
         _print(found, confidence, include_all)
+    else:
+        for text in _typeset(found, confidence, include_all, style):
+            click.echo(text)
     return exit_code(found.decisions, strict=strict_gate)
 
 
@@ -125,6 +134,25 @@ def _print(found: Sides, confidence: float, include_all: bool) -> None:
         console.print(Text(_gate_line(decision)))
     for note in _footnotes(found):
         console.print(Text(note))
+
+
+def _typeset(found: Sides, confidence: float, include_all: bool, style: Typeset) -> Iterator[str]:
+    for one in found.comparisons:
+        rows = [
+            _figures(metric, metric.ratio, confidence)
+            if metric.ratio is not None
+            else [metric.metric, *[NOT_MEASURED] * 6]
+            for metric in one.metrics
+        ]
+        notes = [*_heading(found, one, include_all), *(verdict(metric, confidence) for metric in one.metrics)]
+        notes += [_gate_line(decision) for decision in one.decisions]
+        yield typeset(style, _columns(confidence), rows, notes) + "\n"
+    notes = [*(_gate_line(decision) for decision in found.undecided), *_footnotes(found)]
+    yield typeset_notes(style, notes)
+
+
+def _columns(confidence: float) -> tuple[str, ...]:
+    return ("metric", "A", "B", "B/A", f"{100 * confidence:g} % interval", "detectable", "from")
 
 
 def _heading(found: Sides, one: Comparison, include_all: bool) -> Iterator[str]:
@@ -165,7 +193,7 @@ def _print_figures(console: Console, one: Comparison, confidence: float) -> None
     shown = [metric for metric in one.metrics if metric.ratio is not None]
     if not shown:
         return
-    names = ("metric", "A", "B", "B/A", f"{100 * confidence:g} % interval", "detectable", "from")
+    names = _columns(confidence)
     rows = [_figures(metric, metric.ratio, confidence) for metric in shown if metric.ratio is not None]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(names):

@@ -1,0 +1,85 @@
+"""Tables for papers hold the terminal's figures, and nothing in a name is taken for a command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.warehouse.cookbook_data import write_year
+from tests.warehouse.results import make_result, save, warehouse
+
+HOSTILE = "a|b_c <script>[x](http://y) 100% \\input{z} & $\n# d"
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("year")
+    write_year(folder / "results")
+    assert warehouse("ingest", folder / "results", db=folder / "w.duckdb") == 0
+    return folder / "w.duckdb"
+
+
+def cells(line: str, separator: str) -> list[str]:
+    return [cell.strip() for cell in re.split(rf"(?<!\\){re.escape(separator)}", line)]
+
+
+@pytest.mark.parametrize(("style", "separator"), [("markdown", "|"), ("latex", "&")])
+def test_a_row_for_each_campaign_with_the_figures_that_the_terminal_shows(
+    db: Path, capsys: pytest.CaptureFixture[str], style: str, separator: str
+) -> None:
+    assert warehouse("campaign", "--study", "batch-size", db=db) == 0
+    terminal = capsys.readouterr().out
+    assert warehouse("campaign", "--study", "batch-size", "--format", style, db=db) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if "pytorch 32" in line]
+    block = terminal[terminal.index("pytorch 32") :]
+    figures = re.findall(r"\d[\d.,]* \[[\d.,]+, [\d.,]+\]", row)
+    assert len(figures) == 5
+    for figure in figures:
+        mean, _, interval = figure.partition(" ")
+        shown = next(line for line in block.splitlines() if interval in line)
+        assert mean in shown.split()
+    assert len([line for line in lines if "H100 x1" in line]) == 6
+    names = next(line for line in lines if "backend" in line)
+    assert len(cells(names, separator)) == len(cells(row, separator))
+    assert "study" not in names, "there is one only"
+
+
+def test_campaigns_that_differ_in_nothing_that_is_shown_are_told_apart_by_their_ids(
+    db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert warehouse("campaign", "--format", "markdown", db=db) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    names = [tuple(cells(row, "|")[:12]) for row in rows]
+    assert len(set(names)) == len(names) > 10
+
+
+@pytest.mark.parametrize("style", ["markdown", "latex"])
+def test_a_comparison_has_its_ratios_and_its_verdicts(db: Path, capsys: pytest.CaptureFixture[str], style: str) -> None:
+    asked = ("compare", "pytorch 8", "vllm 8", "--study", "batch-size")
+    assert warehouse(*asked, db=db) == 0
+    terminal = capsys.readouterr().out
+    assert warehouse(*asked, "--format", style, "--fail-if", "ttft_mean_ms > +3%", db=db) == 0
+    text = capsys.readouterr().out.replace("\\_", "_")
+    (ratio,) = re.findall(r"energy_per_output_token_j .* (\d\.\d{4}) ", terminal)
+    (row,) = [line for line in text.splitlines() if "energy_per_output_token_j" in line and ratio in line]
+    assert "[1." in row
+    assert "% more energy per output token, 95 % interval" in text
+    assert re.search(r"gate: \w+: ttft_mean_ms", text)
+
+
+def test_names_are_text_in_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "results", make_result(experiment=HOSTILE))
+    assert warehouse("ingest", tmp_path / "results", db=tmp_path / "w.duckdb") == 0
+    capsys.readouterr()
+    assert warehouse("campaign", "--format", "markdown", db=tmp_path / "w.duckdb") == 0
+    markdown = capsys.readouterr().out
+    assert "a\\|b\\_c \\<script\\>\\[x](http://y)" in markdown
+    assert len({len(cells(line, "|")) for line in markdown.splitlines() if line.startswith("|")}) == 1
+    assert warehouse("campaign", "--format", "latex", db=tmp_path / "w.duckdb") == 0
+    latex = capsys.readouterr().out
+    assert "100\\%" in latex
+    assert "\\&" in latex
+    assert "\\input{" not in latex

@@ -1,0 +1,48 @@
+"""Tables for papers and wikis: Markdown, and LaTeX with booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from tabulate import tabulate
+
+from warehouse.commands.plain_text import printable
+
+Typeset = Literal["markdown", "latex"]
+TYPESET: tuple[Typeset, ...] = get_args(Typeset)
+
+# A bracket does so only where it begins a link; intervals have them, too.
+_MEANS_SOMETHING = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\][(\[:]))")
+
+
+def typeset(
+    style: Typeset, names: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], n_words: int = 1
+) -> str:
+    """A table with notes below.
+
+    Args:
+        names: of the columns.
+        rows: as many cells as names.
+        n_words: columns that hold words; the others, behind them, hold figures.
+    """
+    align = [*["left"] * n_words, *["right"] * (len(names) - n_words)]
+    cells = [[printable(cell) for cell in row] for row in (names, *rows)]
+    if style == "markdown":
+        cells = [[_in_markdown(cell) for cell in row] for row in cells]
+    # tabulate escapes what LaTeX takes for commands, and nothing for Markdown.
+    form = "latex_booktabs" if style == "latex" else "pipe"
+    table = tabulate(cells[1:], cells[0], tablefmt=form, colalign=align, disable_numparse=True)
+    return table if not notes else f"{table}\n\n{typeset_notes(style, notes)}"
+
+
+def typeset_notes(style: Typeset, notes: Sequence[str]) -> str:
+    """Lines of text; in LaTeX comments, to be taken into a caption."""
+    if style == "latex":
+        return "\n".join(f"% {printable(note)}" for note in notes)
+    return "\n\n".join(_in_markdown(printable(note)) for note in notes)
+
+
+def _in_markdown(text: str) -> str:
+    return _MEANS_SOMETHING.sub(r"\\\1", text)
