@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _ANSWER = re.compile(r"status code: (?P<status>\d{3})(?:.*?<Code>(?P<code>\w+)</Code>)?", re.DOTALL)
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_METADATA = "169.254.169.254"
+"""Where a machine in the cloud is asked for its role."""
 _CONNECT_S = 5
 _REQUEST_S = 60
 _RETRY_FOR = timedelta(minutes=4)
@@ -158,6 +160,12 @@ class Bucket:
         if status is not None and status < "500":
             return PlaceUnusable(
                 f"{self.address} refuses what is asked of it ({code}).", "Correct AWS_REGION and AWS_ENDPOINT_URL."
+            )
+        if _METADATA in str(error):
+            # Of a machine with a role it may be back in a moment, so it is no reason to give up.
+            return PlaceAway(
+                f"there are no credentials for {self.address}, and this machine has no role to be asked for.",
+                "Name kubernetes.credentials_secret, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             )
         return PlaceAway(
             f"{self.address} does not answer{f' as it should ({code})' if code else ''}.",

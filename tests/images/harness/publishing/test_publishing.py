@@ -267,6 +267,10 @@ def test_what_is_wrong_with_a_bucket_is_known_before_anything_is_measured(
     point_to(monkeypatch, "http://127.0.0.1:9", tmp_path)
     with pytest.raises(PlaceAway, match=r"does not answer\. Check the network"):
         begin(bucket)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(PlaceAway, match=r"there are no credentials for s3://bucket-\S+, and this machine has no role"):
+        begin(bucket)
 
 
 def test_what_is_wrong_with_a_folder_is_one_line(tmp_path: Path) -> None:
