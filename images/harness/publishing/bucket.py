@@ -145,6 +145,12 @@ class Bucket:
 
     def _explained(self, error: exceptions.BaseError) -> PlaceError:
         """The library has one class for most of what a service answers; its text has status and code."""
+        if _METADATA in str(error):
+            # Of a machine with a role it may be back in a moment, so it is no reason to give up.
+            return PlaceAway(
+                f"there are no credentials for {self.address}, and this machine has no role to be asked for.",
+                "Name kubernetes.credentials_secret, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            )
         found = _ANSWER.search(str(error))
         status, code = (found["status"], found["code"] or found["status"]) if found else (None, None)
         if isinstance(error, _DENIED) or status in ("401", "403"):
@@ -160,12 +166,6 @@ class Bucket:
         if status is not None and status < "500":
             return PlaceUnusable(
                 f"{self.address} refuses what is asked of it ({code}).", "Correct AWS_REGION and AWS_ENDPOINT_URL."
-            )
-        if _METADATA in str(error):
-            # Of a machine with a role it may be back in a moment, so it is no reason to give up.
-            return PlaceAway(
-                f"there are no credentials for {self.address}, and this machine has no role to be asked for.",
-                "Name kubernetes.credentials_secret, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             )
         return PlaceAway(
             f"{self.address} does not answer{f' as it should ({code})' if code else ''}.",
