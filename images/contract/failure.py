@@ -35,7 +35,7 @@ class JobFailure(BaseModel):
     experiment: str | None = Field(None, description="name of the experiment in the study")
     cycle: int | None = Field(None, description="number of this repetition, from 1")
     attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
-    error_class: str = Field(description="class name of the error, or TimedOut, Killed, NotBegun, Unexplained")
+    error_class: str = Field(description="class name of the error, or TimedOut, Killed, NotBegun, Damaged, Unexplained")
     exit_code: int = Field(description="an ExitCode")
     message: Text
     advice: Text = ""

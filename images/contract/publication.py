@@ -4,8 +4,8 @@ PLACE/{directory}/                     a result or a failure, as `save` makes it
 PLACE/raw/{experiment_id}/             what single processes of a failed experiment left
 PLACE/.published/{hash}-c001.json      a Manifest: the one try that counts for this cycle
 PLACE/.uploads/{experiment_id}/        files on their way
-PLACE/.begun/{hash}-c001/{try}         a try that began
-PLACE/.begun/{hash}-c001/{try}.said    a try that failed and could tell why: the name of its failure's directory here
+PLACE/.begun/{hash}-c001/{launch}/{try}         a try that began
+PLACE/.begun/{hash}-c001/{launch}/{try}.said    a try that failed and could tell why: its failure's directory and code
 
 Readers pass over dot names, so what is on its way is never taken for a result. A place is a folder, or a prefix in
 object storage (``s3://bucket/prefix``).
@@ -25,6 +25,7 @@ from images.contract.parts import Record
 UPLOADS = ".uploads"
 _PUBLISHED = ".published"
 _BEGUN = ".begun"
+_LAUNCHED_BY_HAND = "alone"
 SAID = ".said"
 """End of the name of what a failed try leaves beside the mark of its beginning."""
 
@@ -77,26 +78,44 @@ class Manifest(Record):
             return None
 
 
+class LastWord(Record):
+    """Of a try that failed."""
+
+    directory: str | None = Field(None, description="of its failure, in the place; None: it could not be published")
+    exit_code: int = Field(0, description="an ExitCode")
+
+    @classmethod
+    def parse(cls, raw: bytes | None) -> Self | None:
+        """None if it is none."""
+        try:
+            return None if raw is None else cls.model_validate_json(raw)
+        except ValidationError:
+            return None
+
+
 def claim_key(config_hash: str, cycle: int) -> str:
     """Key of the manifest of the try that counts."""
     return f"{_PUBLISHED}/{_cell(config_hash, cycle)}.json"
 
 
-def begun_key(config_hash: str, cycle: int, attempt: str = "") -> str:
-    """Key of the mark of a try; the folder of all of a cycle's without one."""
-    return f"{_BEGUN}/{_cell(config_hash, cycle)}/{attempt}"
+def begun_key(config_hash: str, cycle: int, launch: str | None, attempt: str = "") -> str:
+    """Key of the mark of a try; without one, the folder of all of this launch.
+
+    Args:
+        launch: whose tries count together; in a cluster, its Job's uid. A study that is run again has tries of its own.
+    """
+    return f"{_BEGUN}/{_cell(config_hash, cycle)}/{launch or _LAUNCHED_BY_HAND}/{attempt}"
 
 
-def said_key(config_hash: str, cycle: int, attempt: str) -> str:
-    """Key of what a try that failed leaves once its failure is published: one line of UTF-8, without an end.
+def said_key(config_hash: str, cycle: int, launch: str | None, attempt: str) -> str:
+    """Key of what a try that failed leaves once its failure is published: a `LastWord`.
 
-    The line is the name of the failure's directory in the place; it is empty if the failure could not be published.
     There is nothing under this key of a try that has its result, was ended from outside, or died without a word.
 
     Args:
         attempt: name of the try; in a cluster, its pod's.
     """
-    return f"{begun_key(config_hash, cycle, attempt)}{SAID}"
+    return f"{begun_key(config_hash, cycle, launch, attempt)}{SAID}"
 
 
 def _cell(config_hash: str, cycle: int) -> str:

@@ -35,6 +35,7 @@ from images.contract.job import (
     ARG_PUBLISH,
     ARG_REPORT,
     ARG_TRIES,
+    ENV_JOB,
     ENV_LOG_LEVEL,
     ENV_NODE,
     ENV_POD,
@@ -202,7 +203,7 @@ def main(backend_module: str, arguments: Sequence[str] | None = None) -> NoRetur
             hangs is a failure like any other.
     """
     options = _parse(backend_module, arguments)
-    delivery = Delivery(options.publish, options.report, options.keep_going, options.tries)
+    delivery = Delivery(options.publish, options.report, options.keep_going, options.tries, os.environ.get(ENV_JOB))
     job = Job(backend_module.split(".")[1], options.output, delivery)
     _set_up_logging(job)
     _check_output(options.output)
@@ -259,7 +260,7 @@ def _parse(backend_module: str, arguments: Sequence[str] | None) -> argparse.Nam
     parser.add_argument(ARG_OUTPUT, type=Path, default=Path(RESULTS_MOUNT), help="where the result directory goes")
     parser.add_argument(ARG_PUBLISH, metavar="PLACE", help="publish it from there to a folder or s3://bucket/prefix")
     parser.add_argument(ARG_KEEP_GOING, action="store_true", help="exit with 0 after a failure that is published")
-    parser.add_argument(ARG_TRIES, type=int, metavar="N", help="most tries at the cycle in PLACE")
+    parser.add_argument(ARG_TRIES, type=int, metavar="N", help="most that may end without a word, or on a broken GPU")
     parser.add_argument(ARG_REPORT, type=Path, metavar="FILE", help="where a last word goes, as JSON")
     parser.add_argument(ARG_DEADLINE, type=_seconds, metavar="SECONDS", help="end as a failure if not measured by then")
     return parser.parse_args(arguments)

@@ -6,14 +6,19 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import yaml
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config import incluster_config
 from kubernetes.config.config_exception import ConfigException
+from kubernetes.utils.quantity import parse_quantity
 from urllib3.exceptions import HTTPError
 
 from runner.cluster import names
@@ -24,23 +29,26 @@ Object: TypeAlias = dict[str, Any]
 Kind = Literal["Job", "ConfigMap", "Pod"]
 Change: TypeAlias = tuple[str, Object]
 """ADDED, MODIFIED or DELETED, and the object."""
+LookedAt = Literal[
+    "persistentvolumeclaims",
+    "resourcequotas",
+    "secrets",
+    "serviceaccounts",
+    "localqueues",
+    "nodes",
+    "priorityclasses",
+]
 
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Pod": "pods"}
 _CONNECT_S, _ANSWER_S = 5.0, 60.0
-_REFUSED, _UNKNOWN_USER, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _INVALID, _BUSY = (
-    400,
-    401,
-    403,
-    404,
-    409,
-    410,
-    422,
-    429,
-)
+_REFUSED, _UNKNOWN_USER, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
+_CONFLICT, _GONE, _INVALID, _BUSY = 409, 410, 422, 429
 _CONFLICT_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 _NO_RIGHT = re.compile(r'\bcannot \S+ resource "')
 """Of a 403: no rights. Everything else that answers 403 could, and would not."""
 _GOING = "because it is being terminated"
+_NO_TRIAL = "does not support dry run"
+_KUEUE = "kueue.x-k8s.io"
 
 
 class TooOld(Exception):
@@ -51,10 +59,27 @@ class PodGone(EngineAway):
     """The pod that was to be spoken to is not there."""
 
 
+class AtQuota(LaunchImpossible):
+    """There is no room for it now."""
+
+
+class NoTrial(LaunchFailed):
+    """The cluster cannot say what it would do, only do it."""
+
+
+def quantity(written: str | int) -> Decimal:
+    """As Kubernetes writes amounts: ``500m``, ``16Gi``, ``4``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return Decimal(parse_quantity(written))
+
+
 class Api:
     """
     Args:
-        namespace: None is the kubeconfig's.
+        namespace: None is the kubeconfig's, or inside of a cluster the service account's.
 
     Raises:
         LaunchImpossible: there is no kubeconfig, or it cannot be used.
@@ -76,6 +101,8 @@ class Api:
         core, batch = client.CoreV1Api(api), client.BatchV1Api(api)
         self._core, self._batch = core, batch
         self._reviews = client.AuthorizationV1Api(api)
+        self._groups, self._customs = client.ApisApi(api), client.CustomObjectsApi(api)
+        self._priorities = client.SchedulingV1Api(api)
         self._apis: dict[str, Any] = {"Job": batch, "ConfigMap": core, "Pod": core}
 
     def require_namespace(self) -> None:
@@ -112,6 +139,23 @@ class Api:
                         raise
             time.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
+
+    def tried(self, manifest: Mapping[str, Any]) -> Object:
+        """The object as the cluster would make it. Nothing is made.
+
+        Raises:
+            AtQuota: there is no room for it now.
+            NoTrial: something in the cluster cannot be asked beforehand.
+            LaunchFailed: the cluster would not take it, or cannot be used.
+        """
+        kind = manifest["kind"]
+        with self._failing("create", _PLURALS[kind]):
+            try:
+                return self._called(kind, "create", body=dict(manifest), dry_run="All")
+            except ApiException as error:
+                if error.status == _CONFLICT and _status(error).get("reason") == "AlreadyExists":
+                    return dict(manifest)
+                raise
 
     def get(self, kind: Kind, name: str) -> Object | None:
         """None if it is not there."""
@@ -214,23 +258,38 @@ class Api:
                     ) from None
                 raise
 
-    def look(self, plural: Literal["persistentvolumeclaims", "resourcequotas", "nodes"]) -> list[Object] | None:
-        """All of a kind that a study only looks at; None where that is not allowed."""
-        where = () if plural == "nodes" else (self.namespace,)
-        methods = {
-            "persistentvolumeclaims": self._core.list_namespaced_persistent_volume_claim,
-            "resourcequotas": self._core.list_namespaced_resource_quota,
-            "nodes": self._core.list_node,
-        }
+    def look(self, plural: LookedAt, name: str | None = None) -> list[Object] | None:
+        """What there is of a kind that a study only looks at, or of that name; None where that is not allowed."""
+        chosen = {} if name is None else {"field_selector": f"metadata.name={name}"}
         with self._failing("list", plural):
             try:
-                answer = methods[plural](*where, _preload_content=False, **_TIMEOUT)
+                listed = self._listing(plural)
+                if listed is None:
+                    return []
+                answer = listed(**chosen, _preload_content=False, **_TIMEOUT)
             except ApiException as error:
                 if error.status == _FORBIDDEN:
                     return None
                 raise
         found: list[Object] = json.loads(answer.data)["items"]
         return found
+
+    def _listing(self, plural: LookedAt) -> Callable[..., Any] | None:
+        """How to list them; None if the cluster does not know the kind."""
+        if plural == "localqueues":
+            known = json.loads(self._groups.get_api_versions(_preload_content=False, **_TIMEOUT).data)["groups"]
+            version = next((one["preferredVersion"]["version"] for one in known if one["name"] == _KUEUE), None)
+            custom = self._customs.list_namespaced_custom_object
+            return None if version is None else partial(custom, _KUEUE, version, self.namespace, plural)
+        methods: dict[str, Callable[..., Any]] = {
+            "nodes": self._core.list_node,
+            "priorityclasses": self._priorities.list_priority_class,
+            "persistentvolumeclaims": partial(self._core.list_namespaced_persistent_volume_claim, self.namespace),
+            "resourcequotas": partial(self._core.list_namespaced_resource_quota, self.namespace),
+            "secrets": partial(self._core.list_namespaced_secret, self.namespace),
+            "serviceaccounts": partial(self._core.list_namespaced_service_account, self.namespace),
+        }
+        return methods[plural]
 
     def may(self, verb: str, group: str, resource: str) -> bool:
         """Whether this user may do that in the namespace; a subresource stands after a slash."""
@@ -271,6 +330,8 @@ class Api:
             return LaunchImpossible(
                 f"there is no namespace {self.namespace} at {self.server}.", "Correct kubernetes.namespace."
             )
+        if _NO_TRIAL in said:
+            return NoTrial(f"the cluster cannot try it out: {said}.", "Its first pod shows what it takes.")
         if error.status in (_INVALID, _REFUSED):
             return LaunchImpossible(f"the cluster refuses a manifest: {said}.", "Correct the section kubernetes.")
         if error.status in (_CONFLICT, _BUSY) or (error.status or 0) >= 500:
@@ -284,7 +345,7 @@ class Api:
                 "Ask for the Role that `runner render --rbac` prints.",
             )
         if "exceeded quota" in said:
-            return LaunchImpossible(
+            return AtQuota(
                 f"the namespace {self.namespace} is at its quota: {said}.", "Wait for room, or ask for a larger quota."
             )
         if _GOING in said:
@@ -303,13 +364,15 @@ _TIMEOUT: dict[str, Any] = {"_request_timeout": (_CONNECT_S, _ANSWER_S)}
 
 
 def _from_kubeconfig(configuration: client.Configuration) -> str | None:
-    """Fill it in; returns the namespace that the kubeconfig's context names."""
+    """Fill it in; returns the namespace that the kubeconfig's context names, or the service account's."""
     file = os.environ.get("KUBECONFIG")  # the client has looked when it was imported
     try:
         config.load_kube_config(config_file=file, client_configuration=configuration)
     except ConfigException:
         # Inside of a cluster there is a service account in the place of a file.
         config.load_incluster_config(client_configuration=configuration)
+        with suppress(OSError):
+            return Path(incluster_config.SERVICE_TOKEN_FILENAME).with_name("namespace").read_text().strip() or None
         return None
     _, active = config.list_kube_config_contexts(config_file=file)
     namespace = (active.get("context") or {}).get("namespace")

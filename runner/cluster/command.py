@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from runner.cluster.api import Api
 from runner.cluster.checks import cluster_checks
+from runner.cluster.found import counted
+from runner.cluster.observed import has_begun, is_over
 from runner.cluster.overview import in_cluster
 from runner.cluster.run import run_on_cluster
-from runner.cluster.submitted import clear, end, selector, submitted
+from runner.cluster.submitted import clear, clear_left, end, selector, submitted
 from runner.interrupt import ending_signals
 from runner.launchers import LaunchFailed
 from runner.layout import Layout
@@ -48,10 +50,15 @@ def status(study: Study) -> list[str]:
 def stop(study: Study, *, now: bool) -> str:
     """End a study that nobody follows: let running pods finish, or end them, too. Returns what was done."""
     api = Api(study.kubernetes.namespace)
+    api.require_namespace()
     jobs = [one for job in api.find("Job", selector(study))[0] if (one := submitted(job)) is not None]
     pods = {pod["metadata"]["name"]: pod for pod in api.find("Pod", selector(study))[0]}
+    n_running = sum(has_begun(pod) and not is_over(pod) for pod in pods.values())
     end(api, jobs, pods, running_too=now)
     if now:
         clear(api, study, {job.name for job in jobs})
-    what = "ended" if now else "removed; their running pods may finish"
-    return f"{len(jobs)} Jobs of study '{study.name}' {what}. What is published is kept: `runner run` brings it home."
+        clear_left(api, study, older_than_s=0.0)
+    found = f"study '{study.name}' in the namespace {api.namespace}: {counted(len(jobs), 'Job')}"
+    pods_said = counted(n_running, "running pod")
+    what = f"and {pods_said} ended" if now else f"removed; {pods_said} may finish, a block with all of its experiments"
+    return f"{found} {what}. What is published is kept: `runner run` brings it home."

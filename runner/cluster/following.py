@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -13,9 +13,10 @@ from images.contract.job import Interrupted, JobError
 from images.contract.report import JobReport
 from images.contract.scheduling import AdaptiveCycles
 from runner.cluster.api import Api, Object
-from runner.cluster.home import Home
+from runner.cluster.found import counted, jobs_there
+from runner.cluster.home import Damaged, Home
 from runner.cluster.images import study_images
-from runner.cluster.manifests import ClusterJob, cluster_jobs
+from runner.cluster.manifests import ClusterJob, cluster_jobs, settings_digest
 from runner.cluster.observed import (
     JobEnd,
     TaskEnd,
@@ -25,11 +26,21 @@ from runner.cluster.observed import (
     running_task,
     task_ends,
 )
-from runner.cluster.submitted import Submitted, clear, end, job_of, selector, submit, submitted
+from runner.cluster.sources import ReaderWaits
+from runner.cluster.submitted import (
+    Submitted,
+    clear,
+    clear_left,
+    end,
+    job_of,
+    launch_of,
+    selector,
+    submit,
+)
 from runner.cluster.troubles import Troubles
 from runner.cluster.watching import Mirror
 from runner.interrupt import Stop
-from runner.launchers import EngineAway, LaunchImpossible
+from runner.launchers import EngineAway
 from runner.layout import Attempt, Layout
 from runner.outcome import Outcome
 from runner.schedule import Summary
@@ -39,9 +50,10 @@ from runner.view.progress import Progress
 
 _LOOK_EVERY_S = 1.0
 _PATIENCE_S = 600.0
-_GOING_S = 60.0
 _SETTLE_S = 2.0
 _LOG_LINES = 50
+_LEFT_S = 3600.0
+"""Another client that has just made a Job's inputs makes the Job within moments."""
 
 _Answer = TypeVar("_Answer")
 
@@ -65,6 +77,8 @@ class Follower:
         self._running: set[tuple[str, str]] = set()
         self._over_since: dict[str, float] = {}
         self._last_end: dict[Cell, tuple[TaskEnd, Object]] = {}
+        self._pending: deque[ClusterJob] = deque()
+        self._damaged: set[Cell] = set()
         self._gone: list[Object] = []
         self._waits_for: set[str] = set()
         self._drained = False
@@ -94,9 +108,15 @@ class Follower:
         Raises:
             LaunchFailed: the cluster cannot be used; what runs there goes on.
         """
-        self._jobs = {one.name: one for one in self._there()}
+        images = study_images(self._study, allow_tag=allow_tag)
+        self._jobs = {
+            one.name: one
+            for one in jobs_there(
+                self._api, self._study, settings_digest(self._study, images), self._stop, self.progress.note
+            )
+        }
         if self._jobs:
-            self.progress.note(f"{len(self._jobs)} Jobs of this study are in the cluster already; they are followed")
+            self.progress.note(f"{counted(len(self._jobs), 'Job')} of this study in the cluster already; followed")
         known = {cell for job in self._jobs.values() for cell in job.cells}
         self._bring_published(
             [
@@ -109,12 +129,13 @@ class Follower:
         missing = cluster_jobs(
             self._study,
             cycles,
-            study_images(self._study, allow_tag=allow_tag),
+            images,
             on_cpu=self._study.launcher.gpus == "none",
-            done=self._home.done | known,
+            done=self._home.done | known | self._damaged,
         )
-        self._submit(missing)
-        self._mine |= self._jobs.keys()
+        self._pending = deque(missing)
+        self._mine |= self._jobs.keys() | {job.name for job in missing}
+        self._submit()
         self._follow()
 
     def _bring_published(self, cells: Sequence[Cell]) -> None:
@@ -123,22 +144,41 @@ class Follower:
             return
         n_before = len(self._home.done)
         for cell in cells:
-            self._patiently(partial(self._bring, cell))
+            self._patiently(partial(self._bring, self._job(cell)))
         if n_brought := len(self._home.done) - n_before:
-            self.progress.note(f"{n_brought} cycles were measured before and published; they are brought home")
+            self.progress.note(f"{counted(n_brought, 'cycle')} measured and published before, brought home")
 
-    def _bring(self, cell: Cell) -> None:
-        self._keep(self._home.bring_result(self._job(cell)))
+    def _bring(self, job: Job) -> bool:
+        """Whether it has a result, here or, damaged, in the cluster, where it has to be mended first."""
+        cell = (job.config_hash, job.cycle)
+        if cell in self._damaged:
+            return True
+        try:
+            self._keep(self._home.bring_result(job))
+        except Damaged as error:
+            self._damaged.add(cell)
+            cause = ("Damaged", int(error.exit_code), error.message, error.advice)
+            self._keep(self._home.write_failure(job, cause, [], self._tries[cell], None))
+        return cell in self._home.done | self._damaged
 
-    def _submit(self, missing: Sequence[ClusterJob]) -> None:
+    def _submit(self) -> None:
+        """As many as the study allows beside those that are there; the others when these are over."""
+        most = self._study.launcher.max_parallel
         n_submitted = 0
-        for job in missing:
-            made = self._patiently(partial(submit, self._api, job))
+        while self._pending and not self.stopped:
+            n_running = sum(job.parallelism for job in self._jobs.values())
+            if most is not None and self._jobs and n_running + self._pending[0].parallelism > most:
+                break
+            made = self._patiently(partial(submit, self._api, self._pending[0]))
             if made is not None:
+                self._pending.popleft()
                 self._jobs[made.name] = made
                 n_submitted += 1
         if n_submitted:
-            self.progress.note(f"{n_submitted} Jobs submitted to the namespace {self._api.namespace}")
+            waiting = f"; {counted(len(self._pending), 'Job')} wait for launcher.max_parallel" if self._pending else ""
+            self.progress.note(
+                f"{counted(n_submitted, 'Job')} submitted to the namespace {self._api.namespace}{waiting}"
+            )
 
     def _patiently(self, ask: Callable[[], _Answer]) -> _Answer | None:
         """Its answer, from a cluster that may be away for a while; None if somebody wants an end meanwhile."""
@@ -158,27 +198,6 @@ class Follower:
             self._waits_for.add(error.message)
             self.progress.note(error.message)
 
-    def _there(self) -> list[Submitted]:
-        """This study's Jobs, once those that were removed before are gone.
-
-        Raises:
-            LaunchImpossible: one is of another version of the study.
-        """
-        give_up_s = time.monotonic() + _GOING_S
-        found, _ = self._api.find("Job", selector(self._study))
-        while any("deletionTimestamp" in job["metadata"] for job in found) and time.monotonic() < give_up_s:
-            time.sleep(_LOOK_EVERY_S)
-            found, _ = self._api.find("Job", selector(self._study))
-        known = {one.config_hash for one in self._study.experiments}
-        there = [one for job in found if (one := submitted(job)) is not None]
-        strange = next((job.name for job in there if not {cell[0] for cell in job.cells} <= known), None)
-        if strange is not None:
-            raise LaunchImpossible(
-                f"the Job {strange} is of another version of study '{self._study.name}'.",
-                "End it with that version's `runner stop`, or choose another name.",
-            )
-        return there
-
     def _follow(self) -> None:
         changed, heard_s = threading.Event(), time.monotonic()
         chosen = selector(self._study)
@@ -186,7 +205,7 @@ class Follower:
             Mirror(self._api, "Job", chosen, changed, _PATIENCE_S) as jobs,
             Mirror(self._api, "Pod", chosen, changed, _PATIENCE_S) as pods,
         ):
-            while self._jobs:
+            while self._jobs or (self._pending and not self.stopped):
                 changed.wait(_LOOK_EVERY_S)
                 changed.clear()
                 self._gone += pods.take_gone()
@@ -194,16 +213,21 @@ class Follower:
                 try:
                     self._take_in(all_jobs, all_pods)
                     heard_s = time.monotonic()
+                except ReaderWaits as error:
+                    heard_s = time.monotonic()
+                    self._wait_for(error)
                 except EngineAway as error:
                     if time.monotonic() - heard_s > _PATIENCE_S:
                         raise
                     self._wait_for(error)
+                self._submit()
                 try:
                     self._obey(all_pods)
                 except EngineAway:
                     if self._stop.now:
                         raise  # nobody waits for a cluster that is away to be told to end
         clear(self._api, self._study, self._mine)
+        clear_left(self._api, self._study, older_than_s=_LEFT_S)
 
     def _take_in(self, jobs: Mapping[str, Object], pods: Mapping[str, Object]) -> None:
         """Everything that is new."""
@@ -238,14 +262,15 @@ class Follower:
 
     def _ended(self, job: Job, ended: TaskEnd, pod: Object) -> None:
         self._last_end[job.config_hash, job.cycle] = (ended, pod)
-        report, name = ended.report, pod["metadata"]["name"]
+        report, own = ended.report, (launch_of(pod), pod["metadata"]["name"])
         if report is None:
             # It was killed, and its Job decides whether it is tried again; or the cluster has cut its last word.
-            self._keep(self._home.bring_failure(job, None, name))
+            if not self._bring(job):
+                self._keep(self._home.bring_failure(job, None, *own))
         elif report.outcome in ("result", "earlier"):
-            self._keep(self._home.bring_result(job))
+            self._bring(job)
         elif report.outcome == "failure":
-            published = self._home.bring_failure(job, report.directory, name)
+            published = self._home.bring_failure(job, report.directory, *own)
             self._keep(published or self._unpublished(job, report, ended, pod))
 
     def _unpublished(self, job: Job, report: JobReport, ended: TaskEnd, pod: Object) -> Outcome:
@@ -274,8 +299,8 @@ class Follower:
             if now_s - self._over_since.setdefault(job.name, now_s) < _SETTLE_S:
                 continue  # what its last pod said may still be on its way
             for cell in job.cells:
-                self._bring(cell)
-                if not self._drained and cell not in self._home.done | self._outcomes.keys():
+                brought = self._bring(self._job(cell))
+                if not brought and not self._drained and cell not in self._outcomes:
                     self._keep(self._silent(cell, job, own, ended or JobEnd(True, "", "somebody removed it")))
             del self._jobs[job.name]
 
@@ -304,7 +329,8 @@ class Follower:
         elif self.stopped and not self._drained:
             self._drained = True
             self.progress.note(
-                "running pods may finish, nothing starts; Ctrl-C again, or `runner stop --now`, ends them"
+                "running pods may finish, a block with all of its experiments; no other starts. Ctrl-C again, or "
+                "`runner stop --now`, ends them"
             )
             end(self._api, self._jobs.values(), pods, running_too=False)
 

@@ -10,14 +10,18 @@ from pathlib import Path
 from images.contract import files
 from images.contract.failure import JobFailure
 from images.contract.job import JobContext
-from images.contract.publication import UPLOADS, Manifest, StoredFile, claim_key, said_key
+from images.contract.publication import UPLOADS, LastWord, Manifest, StoredFile, claim_key, said_key
 from runner.cluster.images import Image
 from runner.cluster.sources import Source
-from runner.launchers import LaunchFailed
+from runner.launchers import LaunchFailed, LaunchImpossible
 from runner.layout import Layout
 from runner.outcome import Cause, Outcome, written_down
 from runner.studies.plan import Cell
 from runner.studies.study import Job, Study
+
+
+class Damaged(LaunchFailed):
+    """What was published of one cycle; the others are not concerned."""
 
 
 class Home:
@@ -51,8 +55,8 @@ class Home:
         """The cycle's result, if there is one in the cluster and none here yet.
 
         Raises:
-            LaunchFailed: it cannot be read, or does not arrive as it was sent.
-            OSError: it cannot be written here.
+            Damaged: what is there is not this cycle's whole result.
+            LaunchFailed: it cannot be read, or not be written here.
         """
         cell = (job.config_hash, job.cycle)
         if cell in self.done:
@@ -66,16 +70,16 @@ class Home:
         self._compare_image(job, outcome)
         return outcome
 
-    def bring_failure(self, job: Job, directory: str | None, pod: str) -> Outcome | None:
+    def bring_failure(self, job: Job, directory: str | None, launch: str, pod: str) -> Outcome | None:
         """A failure that was published; None if there is none.
 
         Args:
             directory: where, as its job said last; None where nothing is known of that.
-            pod: name of the job's pod, under which its failure is found otherwise.
+            launch, pod: uid of its Job and name of its pod, under which the failure is found otherwise.
         """
         if directory is None:
-            said = self._source.read(said_key(job.config_hash, job.cycle, pod))
-            directory = (said or b"").decode("utf-8", "replace").strip()
+            word = LastWord.parse(self._source.read(said_key(job.config_hash, job.cycle, launch, pod)))
+            directory = None if word is None else word.directory
         raw = self._source.read(f"{directory}/{files.FAILURE_FILE}") if directory else None
         if raw is None or not directory:
             return None
@@ -112,17 +116,26 @@ class Home:
         if measured and named and measured != named and measured not in self._other_images:
             self._other_images.add(measured)
             self._say(
-                f"what was published before was measured in another {job.config.backend} image ({measured[:19]}) than "
-                "the study names now; it counts. To measure anew, choose another name"
+                f"{outcome.directory.name} was measured in another {job.config.backend} image ({measured[:19]}) than "
+                "the study names now; it counts, and so do others of that image. To measure anew, choose another name"
             )
 
     def _bring(self, job: Job, manifest: Manifest, failure: JobFailure | None) -> Outcome:
+        try:
+            return self._brought(job, manifest, failure)
+        except OSError as error:
+            raise LaunchImpossible(
+                f"{self._layout.output} cannot take what is brought home ({error.strerror}).",
+                "Make room there, or give the right to write; results stay there, and running again takes them.",
+            ) from None
+
+    def _brought(self, job: Job, manifest: Manifest, failure: JobFailure | None) -> Outcome:
         attempt = self._layout.new_attempt(self._study.name, job.cycle, 1)
         try:
             folder = attempt.folder / files.checked_name(manifest.directory)
             folder.mkdir()
             for file in manifest.files:
-                (folder / files.checked_name(file.name)).write_bytes(self._whole(manifest, file))
+                (folder / files.checked_name(file.name)).write_bytes(self._whole(job, manifest, file))
             if failure is None:
                 _require_cell(folder, job)
             for path in (*folder.iterdir(), folder):
@@ -131,15 +144,20 @@ class Home:
         finally:
             attempt.remove()
 
-    def _whole(self, manifest: Manifest, file: StoredFile) -> bytes:
+    def _whole(self, job: Job, manifest: Manifest, file: StoredFile) -> bytes:
         key = f"{manifest.directory}/{file.name}"
-        # A pod that was killed after its manifest has left the files where they were on their way.
-        data = self._source.read(key) or self._source.read(f"{UPLOADS}/{manifest.experiment_id}/{file.name}")
+        # A pod that was killed after its manifest has left the files where they were on their way; and one that is at
+        # it may have moved them between the first two.
+        data = None
+        for where in (key, f"{UPLOADS}/{manifest.experiment_id}/{file.name}", key):
+            data = self._source.read(where)
+            if data is not None:
+                break
         if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
             what = "is not there" if data is None else "is not what was sent"
-            raise LaunchFailed(
+            raise Damaged(
                 f"{key} {what}: {len(data or b'')} of {file.size_bytes} bytes.",
-                "Run again; if it stays so, look at the storage.",
+                f"Look at the storage; remove {claim_key(job.config_hash, job.cycle)} there to measure anew.",
             )
         return data
 
@@ -147,14 +165,14 @@ class Home:
 def _require_cell(folder: Path, job: Job) -> None:
     """
     Raises:
-        LaunchFailed: what was published as this cycle's result is something else.
+        Damaged: what was published as this cycle's result is something else.
     """
     try:
         document = files.read_json(folder / files.RESULT_FILE)
     except (files.UnreadableResult, OSError):
         document = {}
     if (document.get("measurement_config_hash"), document.get("cycle")) != (job.config_hash, job.cycle):
-        raise LaunchFailed(
+        raise Damaged(
             f"what lies in the cluster as {folder.name} is not cycle {job.cycle} of '{job.experiment.name}'.",
             f"Look who else writes there; remove {claim_key(job.config_hash, job.cycle)} to measure anew.",
         )

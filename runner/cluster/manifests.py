@@ -23,13 +23,16 @@ from runner.studies.study import Experiment, Job, Study
 
 _MOST_BYTES = 1_000_000
 """A ConfigMap holds 1 MiB, its names and labels included."""
-_TRIES_WITHOUT_A_WORD = 2
+_MOST_JOBS = 1000
+_MOST_JOB_BYTES = 1_000_000
+"""What a cluster stores of one object is 1.5 MiB, and a pod's statuses add to it."""
 _INDEX_VARIABLE = "JOULEHOUSE_INDEX"
 _INDEX_LABEL = "metadata.labels['batch.kubernetes.io/job-completion-index']"
 _KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+_KUEUE_LEAST = "kueue.x-k8s.io/job-min-parallelism"
+_STAYS = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""Annotations of pods: a node that is too large is no reason to measure anew."""
 _NEVER_BETTER = (ExitCode.CONFIG_INVALID, ExitCode.OUT_OF_MEMORY)
-_KILLED = 137
-"""By the kernel for its memory; where a node was drained a rule before this one has taken it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class ClusterJob:
     manifest: Manifest
     inputs: Manifest
     cells: tuple[Cell, ...]
+
+    @property
+    def parallelism(self) -> int:
+        """Pods that it runs at a time."""
+        return int(self.manifest["spec"]["parallelism"])
 
 
 def cluster_jobs(
@@ -61,6 +69,11 @@ def cluster_jobs(
         ConfigInvalid: a pod cannot see a local file, or the inputs are too large.
     """
     units = plan_units(study, cycles, done=done, on_cpu=on_cpu)
+    if len(units) > _MOST_JOBS:
+        raise ConfigInvalid(
+            f"{len(units)} blocks are more Jobs than a cluster should be asked for at once ({_MOST_JOBS}).",
+            "Take fewer cycles; more can be added with --extend.",
+        )
     if study.placement == "block" and len(study.experiments) > 1:
         return [_block_job(study, unit, images) for unit in units]
     return [_indexed_job(study, jobs, n_gpus, images) for jobs, n_gpus in _by_experiment(study, units)]
@@ -94,18 +107,17 @@ def _block_job(study: Study, unit: Unit, images: dict[str, Image]) -> ClusterJob
         for number, job in enumerate(unit.jobs, start=1)
     ]
     own = {names.CYCLE: str(unit.cycle)} if study.order != "sequential" else {}
-    name = names.job_name(
-        study.name, f"c{unit.cycle:03d}", f"g{unit.n_gpus}", _digest(study, unit.jobs, inputs, images)
-    )
+    name = names.job_name(study, f"c{unit.cycle:03d}", f"g{unit.n_gpus}", _digest(study, unit.jobs, inputs, images))
+    most_tries = study.retries.limit + 1
     spec = {
         "completions": 1,
         "parallelism": 1,
-        # Two tries without a word for each of its jobs are recorded as failures; the block goes on after each.
-        "backoffLimit": study.retries.limit + _TRIES_WITHOUT_A_WORD * len(unit.jobs),
-        "podFailurePolicy": {"rules": [_disruption(), _rule("FailJob", ExitCode.USAGE)]},
+        # Each of its jobs counts its own tries, and ends the Job or lets the block go on.
+        "backoffLimit": most_tries * len(unit.jobs),
+        "podFailurePolicy": {"rules": [*_no_failure(study), _rule("FailJob", ExitCode.USAGE)]},
     }
-    pod = pod_spec(study, tasks, name, keep_going=True, most_tries=_TRIES_WITHOUT_A_WORD)
-    return _cluster_job(study, name, spec, pod, own, inputs, unit.jobs)
+    pod = pod_spec(study, tasks, name, keep_going=True, most_tries=most_tries)
+    return _cluster_job(study, name, spec, pod, own, inputs, unit.jobs, images)
 
 
 def _indexed_job(study: Study, jobs: Sequence[Job], n_gpus: int, images: dict[str, Image]) -> ClusterJob:
@@ -123,7 +135,7 @@ def _indexed_job(study: Study, jobs: Sequence[Job], n_gpus: int, images: dict[st
         environment=[{"name": _INDEX_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": _INDEX_LABEL}}}],
     )
     own = {names.CONFIG_HASH: experiment.config_hash, names.BACKEND: experiment.config.backend}
-    name = names.job_name(study.name, experiment.config_hash[:8], _digest(study, jobs, inputs, images))
+    name = names.job_name(study, experiment.config_hash[:8], _digest(study, jobs, inputs, images))
     spec = {
         "completionMode": "Indexed",
         "completions": len(jobs),
@@ -131,11 +143,11 @@ def _indexed_job(study: Study, jobs: Sequence[Job], n_gpus: int, images: dict[st
         "backoffLimitPerIndex": study.retries.limit,
         "maxFailedIndexes": len(jobs),
         "podFailurePolicy": {
-            "rules": [_disruption(), _rule("FailJob", ExitCode.USAGE), _rule("FailIndex", *_NEVER_BETTER, _KILLED)]
+            "rules": [*_no_failure(study), _rule("FailJob", ExitCode.USAGE), _rule("FailIndex", *_NEVER_BETTER)]
         },
     }
     pod = pod_spec(study, [task], name, keep_going=False)
-    return _cluster_job(study, name, spec, pod, own, inputs, jobs)
+    return _cluster_job(study, name, spec, pod, own, inputs, jobs, images)
 
 
 def _cluster_job(
@@ -146,13 +158,17 @@ def _cluster_job(
     own: dict[str, str],
     inputs: _Inputs,
     jobs: Sequence[Job],
+    images: Mapping[str, Image],
 ) -> ClusterJob:
     settings = study.kubernetes
     cells = tuple((job.config_hash, job.cycle) for job in jobs)
     labels = names.labels(study, {**settings.labels, **own})
     about = {"labels": labels, "annotations": {names.STUDY_NAME: study.name}}
+    template = {"labels": labels, "annotations": {names.STUDY_NAME: study.name, **_STAYS}}
     place = {} if settings.namespace is None else {"namespace": settings.namespace}
     queue = {} if settings.queue is None else {_KUEUE_QUEUE: settings.queue}
+    # Not all indexes at once, where the queue has no room for them.
+    least = {_KUEUE_LEAST: "1"} if settings.queue is not None and spec["parallelism"] > 1 else {}
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -160,16 +176,26 @@ def _cluster_job(
             "name": name,
             **place,
             "labels": {**labels, **queue},
-            "annotations": {names.STUDY_NAME: study.name, names.CELLS: json.dumps(cells, separators=(",", ":"))},
+            "annotations": {
+                names.STUDY_NAME: study.name,
+                names.SETTINGS: settings_digest(study, images),
+                names.CELLS: json.dumps(cells, separators=(",", ":")),
+                **least,
+            },
         },
         "spec": {
             **spec,
             **({} if settings.queue is None else {"suspend": True}),
             **({} if settings.keep_s is None else {"ttlSecondsAfterFinished": settings.keep_s}),
             "podReplacementPolicy": "Failed",
-            "template": {"metadata": about, "spec": pod},
+            "template": {"metadata": template, "spec": pod},
         },
     }
+    if len(json.dumps(job)) > _MOST_JOB_BYTES:
+        raise ConfigInvalid(
+            f"a Job of {len(cells)} cycles is larger than a cluster stores.",
+            "Take fewer experiments or cycles in one study, or an order other than sequential.",
+        )
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -180,9 +206,10 @@ def _cluster_job(
     return ClusterJob(name, job, config_map, cells)
 
 
-def _disruption() -> Manifest:
-    """Evicted, preempted, or on a node that went away: no failure of the job's."""
-    return {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+def _no_failure(study: Study) -> list[Manifest]:
+    """Evicted, preempted, or on a node that went away; a queue ends pods by a signal and gives no such reason."""
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    return [disrupted] if study.kubernetes.queue is None else [disrupted, _rule("Ignore", ExitCode.INTERRUPTED)]
 
 
 def _rule(action: str, *codes: int) -> Manifest:
@@ -194,6 +221,14 @@ def _digest(study: Study, jobs: Sequence[Job], inputs: _Inputs, images: Mapping[
     parts = (
         [(job.config_hash, job.cycle) for job in jobs],
         inputs.data(),
+        settings_digest(study, images),
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def settings_digest(study: Study, images: Mapping[str, Image]) -> str:
+    """Short name of what all of a study's pods are made of, beside what they measure."""
+    parts = (
         {backend: image.reference for backend, image in images.items()},
         study.kubernetes.model_dump(mode="json"),
         (study.timeouts.job_s, study.retries.limit, study.launcher.exclusive, study.launcher.max_parallel),

@@ -16,27 +16,29 @@ CONFIG_HASH = f"{APP}.io/config-hash"
 BACKEND = f"{APP}.io/backend"
 STUDY_NAME = f"{APP}.io/study-name"
 """Annotation: the name as it was written, which a label cannot hold."""
+SETTINGS = f"{APP}.io/settings"
+"""Annotation of a Job: digest of images and settings that its pods are made of."""
 CELLS = f"{APP}.io/cells"
 """Annotation of a Job: which experiment and cycle each of its containers, or indexes, is."""
 _LONGEST = 50
 """So that a pod's name, which gets an index and five letters more, is a host name (63)."""
 
 
-def study_id(study: str) -> str:
-    """Tells studies apart whose names look alike once they are labels."""
-    return hashlib.sha256(study.encode()).hexdigest()[:8]
+def study_id(study: Study) -> str:
+    """Tells studies apart: by name, by namespace, and by where their results go, which is whose they are."""
+    asked = (study.kubernetes.namespace or "", study.kubernetes.results or "", study.name)
+    return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:8]
 
 
 def folder_name(study: Study) -> str:
-    """Of the study in its place: two namespaces may share a place, and names that look alike stay apart."""
-    asked = f"{study.kubernetes.namespace or ''}/{study.name}"
-    return f"{slug(study.name)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    """Of the study in its place."""
+    return f"{slug(study.name)}-{study_id(study)}"
 
 
-def job_name(study: str, *parts: str) -> str:
+def job_name(study: Study, *parts: str) -> str:
     """``{study}-{id}-{parts}``, a host name; of a long study name its beginning."""
     tail = "-".join((study_id(study), *parts))
-    head = _host_name(study)[: _LONGEST - len(tail) - 1].strip("-")
+    head = _host_name(study.name)[: _LONGEST - len(tail) - 1].strip("-")
     return f"{head}-{tail}" if head else f"s-{tail}"
 
 
@@ -49,7 +51,7 @@ def labels(study: Study, further: dict[str, str] | None = None, component: str =
         "app.kubernetes.io/managed-by": "joulehouse-runner",
         "app.kubernetes.io/instance": _label(study.name),
         STUDY: _label(study.name),
-        STUDY_ID: study_id(study.name),
+        STUDY_ID: study_id(study),
     }
 
 

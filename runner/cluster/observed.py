@@ -16,6 +16,7 @@ Object = Mapping[str, Any]
 _PULLING = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _OOM = "OOMKilled"
+_UNKNOWN = "ContainerStatusUnknown"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 _TRIES_AGAIN = "Its Job tries again; it is no failure."
 _CLAIM_ADVICE = (
@@ -249,6 +250,9 @@ def failure_without_a_word(end: TaskEnd | None, pod: Object | None, job: JobEnd)
             "the container was killed for using too much memory.",
             "Raise kubernetes.memory, or lower batch_size or the workload's token limits.",
         )
+    if end is not None and end.reason == _UNKNOWN:
+        lost = "its node lost the container, as when it starts anew."
+        return "NodeLost", int(ExitCode.LAUNCHER), lost, "Run again."
     trouble = None if pod is None else trouble_of(pod)
     if trouble is not None:
         return trouble.code, int(ExitCode.LAUNCHER), trouble.message, trouble.advice
@@ -259,7 +263,7 @@ def failure_without_a_word(end: TaskEnd | None, pod: Object | None, job: JobEnd)
         "Unexplained",
         code if code in known else int(ExitCode.LAUNCHER),
         f"the Job ended without a result ({said}){f', its container with exit code {code}' if code else ''}.",
-        "Look at its pods: kubectl describe, kubectl logs.",
+        "The end of its log is in failure.json.",
     )
 
 
@@ -301,7 +305,9 @@ def _ended_from_outside(pod: Object) -> Trouble | None:
         return Trouble("evicted", f"pod {name} was evicted ({why}).", _TRIES_AGAIN)
     if reason == "DeadlineExceeded":
         return Trouble(
-            "deadline", f"pod {name} took longer than its deadline.", "Raise timeouts.job_s, or look at its log."
+            "deadline",
+            f"pod {name} took longer than its deadline.",
+            "Raise timeouts.job_s, or look at the end of its log in failure.json.",
         )
     return None
 

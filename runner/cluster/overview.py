@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from runner.cluster.api import Api, Object
+from runner.cluster.found import counted
 from runner.cluster.observed import is_over, job_end, running_task, suspension_trouble, trouble_of
 from runner.cluster.submitted import job_of, selector, submitted
 from runner.studies.study import Study
@@ -16,16 +17,20 @@ def in_cluster(study: Study, api: Api) -> Iterator[str]:
     Raises:
         LaunchFailed: the cluster cannot be asked.
     """
+    api.require_namespace()
     found = sorted(api.find("Job", selector(study))[0], key=lambda job: str(job["metadata"]["name"]))
     pods = api.find("Pod", selector(study))[0]
     where = f"the namespace {api.namespace} of {api.server}"
-    yield f"{len(found)} Jobs in {where}" if found else f"nothing in {where}"
+    left = [pod for pod in pods if not is_over(pod) and job_of(pod) not in {job["metadata"]["name"] for job in found}]
+    yield f"{counted(len(found), 'Job')} in {where}" if found or left else f"nothing in {where}"
     for job in found:
         known = submitted(job)
         n_cycles = 0 if known is None else len(known.cells)
         name = job["metadata"]["name"]
         own = [pod for pod in pods if job_of(pod) == name and not is_over(pod)]
-        yield f"{name}, of {n_cycles} cycles: {_state(job, own)}"
+        yield f"{name}, of {counted(n_cycles, 'cycle')}: {_state(job, own)}"
+    for pod in left:
+        yield f"of a run that was stopped: {_pod_state(pod)}"
 
 
 def _state(job: Object, pods: Sequence[Object]) -> str:

@@ -17,6 +17,7 @@ from images.contract.job import (
     ARG_REPORT,
     ARG_TRIES,
     ENV_HF_HUB_CACHE,
+    ENV_JOB,
     ENV_NODE,
     ENV_POD,
     MODELS_MOUNT,
@@ -35,8 +36,12 @@ _TERMINATION_LOG = "/dev/termination-log"
 _GRACE_S = 300
 """A job without a result leaves 5 s after it is told to; one that is publishing needs the rest."""
 _CLAIM = "pvc://"
+JOB_UID = "batch.kubernetes.io/controller-uid"
+"""Label that the Job controller gives its pods."""
 SHARING = "nvidia.com/gpu.sharing-strategy"
 """Label that NVIDIA's GPU feature discovery gives nodes whose GPUs are shared by time-slicing or MPS."""
+SLICED = "nvidia.com/gpu.slices.gi"
+"""And nodes whose slices (MIG) go by the name of whole GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def pod_spec(
     if settings.node_selector:
         spec["nodeSelector"] = dict(settings.node_selector)
     if settings.tolerations:
-        spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
+        spec["tolerations"] = [toleration.manifest() for toleration in settings.tolerations]
     if affinity := _affinity(study, uses_gpus=any(task.n_gpus for task in tasks)):
         spec["affinity"] = affinity
     return {key: value for key, value in spec.items() if value != []}
@@ -161,6 +166,7 @@ def _environment(settings: KubernetesSettings) -> list[Manifest]:
     variables: list[Manifest] = [
         {"name": ENV_NODE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         {"name": ENV_POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": ENV_JOB, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{JOB_UID}']"}}},
     ]
     if settings.models_claim is not None:
         variables.append({"name": ENV_HF_HUB_CACHE, "value": MODELS_MOUNT})
@@ -229,10 +235,12 @@ def _affinity(study: Study, *, uses_gpus: bool) -> Manifest:
     if uses_gpus:
         # A node without the label shares nothing, and fits.
         shared = {"key": SHARING, "operator": "NotIn", "values": ["time-slicing", "mps"]}
-        terms = {"nodeSelectorTerms": [{"matchExpressions": [shared]}]}
+        sliced = {"key": SLICED, "operator": "DoesNotExist"}
+        terms = {"nodeSelectorTerms": [{"matchExpressions": [shared, sliced]}]}
         affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
     if study.launcher.exclusive:
         ours = {"matchLabels": {"app.kubernetes.io/name": names.APP, "app.kubernetes.io/component": "job"}}
-        term = {"labelSelector": ours, "topologyKey": "kubernetes.io/hostname"}
+        # Of every namespace: whose jobs they are does not matter to a GPU's neighbours.
+        term = {"labelSelector": ours, "namespaceSelector": {}, "topologyKey": "kubernetes.io/hostname"}
         affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
     return affinity

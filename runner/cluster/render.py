@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from runner.cluster import names
 from runner.cluster.images import study_images
 from runner.cluster.manifests import ClusterJob, cluster_jobs
-from runner.cluster.pods import Manifest, require_place
+from runner.cluster.pods import Manifest, is_claim, require_place
+from runner.studies.cluster_settings import KubernetesSettings
 from runner.studies.study import Study
 
-RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+Rules: TypeAlias = tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
+"""API group, resources of it, and what may be done with them."""
+
+RULES: Rules = (
     ("batch", ("jobs",), ("create", "delete", "get", "list", "watch")),
     ("", ("configmaps",), ("create", "delete", "get", "list")),
     ("", ("pods",), ("create", "delete", "get", "list", "watch")),
     ("", ("pods/log", "pods/proxy"), ("get",)),
     ("", ("events", "persistentvolumeclaims", "resourcequotas"), ("get", "list")),
 )
+"""Of any study."""
+_OF_CLAIMS = (("create", "pods"), ("get", "pods/proxy"))
+"""Only a claim is read through a pod of ours."""
 
 
 def render_study(study: Study, *, allow_tag: bool) -> str:
@@ -64,14 +71,27 @@ def first_cycles(study: Study) -> int:
     return study.cycles if isinstance(study.cycles, int) else study.cycles.min
 
 
-def render_rbac(namespace: str | None) -> str:
+def rules_of(settings: KubernetesSettings) -> Rules:
+    """What whoever runs a study has to be allowed."""
+    if settings.results is None or is_claim(settings):
+        return RULES
+    needed = []
+    for group, resources, verbs in RULES:
+        each = {name: tuple(verb for verb in verbs if (verb, name) not in _OF_CLAIMS) for name in resources}
+        for left in dict.fromkeys(each.values()):
+            if left:
+                needed.append((group, tuple(name for name in resources if each[name] == left), left))
+    return tuple(needed)
+
+
+def render_rbac(namespace: str | None, rules: Rules = RULES) -> str:
     """A Role for `runner run --launcher kubernetes`, to be bound to whoever runs it. Nothing of it is cluster-wide."""
     place = {} if namespace is None else {"namespace": namespace}
     about = {"name": f"{names.APP}-runner", **place, "labels": {"app.kubernetes.io/name": names.APP}}
-    rules = [
-        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)} for group, resources, verbs in RULES
+    allowed = [
+        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)} for group, resources, verbs in rules
     ]
-    return _text([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": about, "rules": rules}])
+    return _text([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": about, "rules": allowed}])
 
 
 class _Dumper(yaml.SafeDumper):

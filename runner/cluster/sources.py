@@ -10,10 +10,11 @@ from typing import Any, Literal, Protocol
 
 from images.contract.job import RESULTS_MOUNT
 from runner.cluster import names
-from runner.cluster.api import Api
+from runner.cluster.api import Api, Object
 from runner.cluster.bucket import BucketSource
 from runner.cluster.observed import is_over, trouble_of
 from runner.cluster.pods import claim_of, is_claim, place_of
+from runner.cluster.submitted import selector
 from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
 from runner.studies.study import Study
 
@@ -21,7 +22,12 @@ _READERS = "app.kubernetes.io/component=reader"
 _CLAIMS: Literal["persistentvolumeclaims"] = "persistentvolumeclaims"
 _PORT = 8080
 _START_S = 300.0
+_MOST_STARTS = 3
 _LOOK_EVERY_S = 1.0
+
+
+class ReaderWaits(EngineAway):
+    """The place cannot be read before a pod of ours is ready, or jobs have let go of it."""
 
 
 class Source(Protocol):
@@ -70,7 +76,9 @@ class ClaimSource:
         self._study, self._api, self._image = study, api, image
         self._began_before = began_before
         self._pod: str | None = None
-        self._asked_s = self._looked_s = 0.0
+        self._began_s: float | None = None
+        self._looked_s = 0.0
+        self._n_started = 0
         self._is_ready = False
 
     @property
@@ -91,54 +99,71 @@ class ClaimSource:
         self._require_reader()
         assert self._pod is not None
         try:
-            return self._api.read_from_pod(self._pod, _PORT, key)
+            answer = self._api.read_from_pod(self._pod, _PORT, key)
         except EngineAway:
-            self._is_ready = False  # it may be gone, with its node
+            self._is_ready, self._began_s = False, None  # it may be gone, with its node
             raise
+        self._n_started = 0
+        return answer
 
     def close(self) -> None:
         """Remove the pod, and those of runners that were killed."""
         with suppress(LaunchFailed):  # what is told is why the study ended; the next run removes what is left
-            for pod in self._api.find("Pod", f"{names.STUDY_ID}={names.study_id(self._study.name)},{_READERS}")[0]:
+            for pod in self._api.find("Pod", f"{names.STUDY_ID}={names.study_id(self._study)},{_READERS}")[0]:
                 self._api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["uid"])
 
     def _require_reader(self) -> None:
         """
         Raises:
-            EngineAway: it is on its way; ask again.
+            ReaderWaits: it is on its way; ask again.
             LaunchImpossible: it has been for too long.
         """
         now_s = time.monotonic()
         if self._is_ready:
             return
+        self._began_s = now_s if self._began_s is None else self._began_s
         if now_s - self._looked_s < _LOOK_EVERY_S:
-            raise self._starting()
+            raise self._waits()
         self._looked_s = now_s
         pod = None if self._pod is None else self._api.get("Pod", self._pod)
         if pod is None or is_over(pod) or "deletionTimestamp" in pod["metadata"]:
-            self._pod = self._started(now_s)
-            raise self._starting()
+            self._start(pod)
+            raise self._waits()
         conditions = (pod.get("status") or {}).get("conditions") or ()
         self._is_ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
         if self._is_ready:
             return
-        if now_s - self._asked_s > _START_S:
+        if now_s - self._began_s > _START_S and not self._jobs_hold_the_claim():
             trouble = trouble_of(pod)
-            why = "it does not become ready" if trouble is None else trouble.message.rstrip(".")
-            raise LaunchImpossible(
-                f"the pod that reads the results did not start within {_START_S:.0f} s: {why}.",
-                "Look at it with kubectl describe; results stay in the claim, and running again takes them.",
-            )
-        raise self._starting()
+            raise self._gives_up("it does not become ready" if trouble is None else trouble.message.rstrip("."))
+        raise self._waits()
 
-    def _started(self, now_s: float) -> str:
-        name = names.job_name(self._study.name, "reader", secrets.token_hex(3))
-        self._api.create(reader_pod(self._study, name, self._image))
-        self._asked_s = now_s
-        return name
+    def _start(self, before: Object | None) -> None:
+        """
+        Args:
+            before: the one that is over; None if there is none.
+        """
+        if self._n_started > _MOST_STARTS:
+            tail = [] if before is None else self._api.log_tail(before["metadata"]["name"], "reader", 1)
+            raise self._gives_up(f"it ends each time ({''.join(tail)[:200] or 'its log is empty'})")
+        if before is not None:
+            self._api.delete("Pod", before["metadata"]["name"], before["metadata"]["uid"])
+        self._pod = names.job_name(self._study, "reader", secrets.token_hex(3))
+        self._n_started += 1
+        self._api.create(reader_pod(self._study, self._pod, self._image))
 
-    def _starting(self) -> EngineAway:
-        return EngineAway(f"the pod {self._pod}, which reads the results, is starting.", "Wait for it.")
+    def _jobs_hold_the_claim(self) -> bool:
+        """A claim that one pod, or one node, can have at a time is free when they have ended."""
+        return not all(is_over(pod) for pod in self._api.find("Pod", selector(self._study))[0])
+
+    def _waits(self) -> ReaderWaits:
+        return ReaderWaits("the pod that reads the claim is not ready; results come home when it is.", "Wait for it.")
+
+    def _gives_up(self, why: str) -> LaunchImpossible:
+        return LaunchImpossible(
+            f"the pod that reads the claim did not start within {_START_S:.0f} s: {why}.",
+            "Look at it with kubectl describe; results stay in the claim, and running again takes them.",
+        )
 
 
 def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
@@ -149,6 +174,7 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
     security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if settings.run_as_user is not None:
         security |= {"runAsUser": settings.run_as_user, "runAsGroup": 0, "fsGroup": 0}
+        security["fsGroupChangePolicy"] = "OnRootMismatch"
     place = {} if settings.namespace is None else {"namespace": settings.namespace}
     return {
         "apiVersion": "v1",
@@ -166,7 +192,7 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
             "nodeSelector": dict(settings.node_selector),
             # A claim of one node is read where the jobs are.
             "affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [_beside_jobs(study)]}},
-            "tolerations": [dict(toleration) for toleration in settings.tolerations],
+            "tolerations": [toleration.manifest() for toleration in settings.tolerations],
             "securityContext": security,
             **(
                 {"imagePullSecrets": [{"name": one} for one in settings.image_pull_secrets]}
@@ -191,12 +217,12 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
                     ],
                 }
             ],
-            "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": claim}}],
+            "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
         },
     }
 
 
 def _beside_jobs(study: Study) -> dict[str, Any]:
-    jobs = {names.STUDY_ID: names.study_id(study.name), "app.kubernetes.io/component": "job"}
+    jobs = {names.STUDY_ID: names.study_id(study), "app.kubernetes.io/component": "job"}
     term = {"labelSelector": {"matchLabels": jobs}, "topologyKey": "kubernetes.io/hostname"}
     return {"weight": 100, "podAffinityTerm": term}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from runner.cluster import names
 from runner.cluster.api import Api, Object
 from runner.cluster.manifests import ClusterJob
-from runner.cluster.observed import has_begun
+from runner.cluster.observed import has_begun, is_over
+from runner.cluster.pods import JOB_UID
 from runner.studies.plan import Cell
 from runner.studies.study import Study
 
@@ -28,6 +30,7 @@ class Submitted:
     uid: str
     indexed: bool
     cells: tuple[Cell, ...]
+    parallelism: int = 1
 
     def cell_of(self, pod: Object, container: str) -> Cell | None:
         """Which cycle a container of a pod of this Job works on."""
@@ -42,13 +45,18 @@ class Submitted:
 
 def selector(study: Study) -> str:
     """Of everything that is this study's and is a job's."""
-    return f"{names.STUDY_ID}={names.study_id(study.name)},app.kubernetes.io/component=job"
+    return f"{names.STUDY_ID}={names.study_id(study)},app.kubernetes.io/component=job"
 
 
 def job_of(pod: Object) -> str | None:
     """Name of the Job that it is a pod of."""
     name = (pod["metadata"].get("labels") or {}).get(_JOB_OF)
     return None if name is None else str(name)
+
+
+def launch_of(pod: Object) -> str:
+    """Uid of the Job that made it; empty of another pod."""
+    return str((pod["metadata"].get("labels") or {}).get(JOB_UID) or "")
 
 
 def submitted(job: Object) -> Submitted | None:
@@ -58,8 +66,9 @@ def submitted(job: Object) -> Submitted | None:
         cells = tuple((str(config_hash), int(cycle)) for config_hash, cycle in json.loads(text))
     except (KeyError, TypeError, ValueError):
         return None
-    indexed = job["spec"].get("completionMode") == "Indexed"
-    return Submitted(job["metadata"]["name"], job["metadata"]["uid"], indexed, cells)
+    spec = job["spec"]
+    indexed = spec.get("completionMode") == "Indexed"
+    return Submitted(job["metadata"]["name"], job["metadata"]["uid"], indexed, cells, int(spec.get("parallelism", 1)))
 
 
 def submit(api: Api, job: ClusterJob) -> Submitted:
@@ -101,3 +110,28 @@ def clear(api: Api, study: Study, over: Collection[str]) -> None:
             name = job_of(one) if kind == "Pod" else one["metadata"]["name"]
             if name in over:
                 api.delete(kind, one["metadata"]["name"], one["metadata"]["uid"])
+
+
+def orphans(api: Api, study: Study) -> list[Object]:
+    """Pods that work on after their Job was removed, so that they may finish."""
+    jobs = {job["metadata"]["name"] for job in api.find("Job", selector(study))[0]}
+    pods = api.find("Pod", selector(study))[0]
+    return [pod for pod in pods if not is_over(pod) and job_of(pod) not in jobs]
+
+
+def clear_left(api: Api, study: Study, *, older_than_s: float) -> None:
+    """Remove pods that are over and inputs that belong to no Job any more, as a client leaves them that was killed."""
+    jobs = {job["metadata"]["name"] for job in api.find("Job", selector(study))[0]}
+    pods = api.find("Pod", selector(study))[0]
+    used = jobs | {job_of(pod) for pod in pods if not is_over(pod)}
+    for pod in pods:
+        if is_over(pod) and job_of(pod) not in jobs:
+            api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["uid"])
+    for inputs in api.find("ConfigMap", selector(study))[0]:
+        about = inputs["metadata"]
+        if about["name"] not in used and _age_s(about["creationTimestamp"]) >= older_than_s:
+            api.delete("ConfigMap", about["name"], about["uid"])
+
+
+def _age_s(created: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()

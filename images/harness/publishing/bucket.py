@@ -16,7 +16,7 @@ from obstore import exceptions
 from obstore.store import S3Store
 
 from images.contract.publication import UPLOADS, Manifest
-from images.harness.publishing.place import PlaceAway, PlaceError, PlaceUnusable
+from images.harness.publishing.place import PlaceAway, PlaceDenied, PlaceError, PlaceUnusable
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ _ANSWER = re.compile(r"status code: (?P<status>\d{3})(?:.*?<Code>(?P<code>\w+)</
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 _METADATA = "169.254.169.254"
 """Where a machine in the cloud is asked for its role."""
+_BUSY = ("408", "429")
+_PASSES = ("RequestTimeout", "SlowDown", "RequestTimeTooSkewed", "ExpiredToken", "ServiceUnavailable", "InternalError")
+"""Codes that come with a status of the client's fault and are nobody's, or pass."""
 _CONNECT_S = 5
 _REQUEST_S = 60
 _RETRY_FOR = timedelta(minutes=4)
@@ -98,8 +101,11 @@ class Bucket:
 
     def bring(self, directory: Path, manifest: Manifest) -> None:
         with self._failing():
-            for file in manifest.files:
-                obstore.put(self._store, _on_its_way(manifest, file.name), directory / file.name)
+            try:
+                for file in manifest.files:
+                    obstore.put(self._store, _on_its_way(manifest, file.name), directory / file.name)
+            except FileNotFoundError:
+                raise self._no_bucket() from None
 
     def finish(self, manifest: Manifest) -> None:
         *sidecars, last = (file.name for file in manifest.files)
@@ -153,20 +159,28 @@ class Bucket:
             )
         found = _ANSWER.search(str(error))
         status, code = (found["status"], found["code"] or found["status"]) if found else (None, None)
+        if status in _BUSY or code in _PASSES:
+            return self._away(code)
         if isinstance(error, _DENIED) or status in ("401", "403"):
-            return PlaceUnusable(
+            return PlaceDenied(
                 f"access to {self.address} is denied{f' ({code})' if code else ''}.",
                 "Correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the role; it must allow to list, read, write and "
                 "delete below the prefix.",
             )
         if code == "NoSuchBucket":
-            return PlaceUnusable(
-                f"there is no bucket for {self.address}.", "Make it, or correct the address or AWS_ENDPOINT_URL."
-            )
+            return self._no_bucket()
         if status is not None and status < "500":
-            return PlaceUnusable(
+            return PlaceDenied(
                 f"{self.address} refuses what is asked of it ({code}).", "Correct AWS_REGION and AWS_ENDPOINT_URL."
             )
+        return self._away(code)
+
+    def _no_bucket(self) -> PlaceDenied:
+        return PlaceDenied(
+            f"there is no bucket for {self.address}.", "Make it, or correct the address or AWS_ENDPOINT_URL."
+        )
+
+    def _away(self, code: str | None) -> PlaceAway:
         return PlaceAway(
             f"{self.address} does not answer{f' as it should ({code})' if code else ''}.",
             "Check the network and AWS_ENDPOINT_URL; run again.",

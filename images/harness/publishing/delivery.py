@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 
 from images.contract.job import ExitCode, JobContext, JobError, MeasurementFailed
-from images.contract.publication import Manifest
+from images.contract.publication import LastWord, Manifest
 from images.contract.report import JobReport
 from images.harness.publishing.folder import Folder
-from images.harness.publishing.place import OBJECT_STORAGE, Place, PlaceAway, PlaceError
-from images.harness.publishing.publisher import Publisher, publish_failure, publish_raw
+from images.harness.publishing.place import OBJECT_STORAGE, Place, PlaceAway, PlaceDenied, PlaceError, PlaceUnusable
+from images.harness.publishing.publisher import Earlier, Publisher, publish_failure, publish_raw
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,12 @@ _BUCKET = "images.harness.publishing.bucket"
 """Imported late: its library is large, and only jobs that publish to object storage need it."""
 
 
+class GpusGivenUp(JobError):
+    """The process ends with USAGE, after which its Job is not tried again."""
+
+    exit_code = ExitCode.GPU_UNUSABLE
+
+
 @dataclass(slots=True)
 class Delivery:
     """
@@ -32,37 +38,58 @@ class Delivery:
         address: folder or s3://bucket/prefix to publish to; None: somebody else does it.
         report: file for the job's last word; None: nobody asks.
         keep_going: exit with 0 after a failure that is published and that other experiments need not meet.
-        most_tries: at this cycle; a further one is a failure at once. None: the launcher counts.
+        most_tries: at this cycle that may end without a word, or with a broken GPU. None: the launcher counts.
+        launch: whose tries count together; None: nobody says.
     """
 
     address: str | None = None
     report: Path | None = None
     keep_going: bool = False
     most_tries: int | None = None
+    launch: str | None = None
     _publisher: Publisher | None = None
 
     def begin(self, context: JobContext, config_hash: str) -> JobContext | None:
-        """The context with the number of this try; None if the cycle has its result.
+        """The context with the number of this try; None if there is nothing to do: the cycle has its result, or the
+        experiments after it in its block are tried again and it has failed.
 
         Raises:
             PlaceUnusable, PlaceAway: it cannot be published to, which is better known before measuring.
             MeasurementFailed: every try that is allowed has ended without a word.
+            GpusGivenUp: or on a broken GPU.
         """
         if self.address is None:
             return context
-        publisher = Publisher(place_at(self.address), config_hash, context.cycle, context.pod)
+        publisher = Publisher(place_at(self.address), config_hash, context.cycle, self.launch, context.pod)
         if (first := publisher.published()) is not None:
             log.info("this cycle has its result: %s", first.directory)
             self._say(JobReport(outcome="earlier", experiment_id=first.experiment_id, directory=first.directory))
             return None
-        number, silent = publisher.begin()
-        self._publisher = publisher
-        if self.most_tries is not None and silent >= self.most_tries:
+        self._publisher = publisher  # before its mark is there: a signal may come at once, and takes it back
+        earlier = publisher.begin()
+        if self.keep_going and (failed := _recorded(earlier)) is not None:
+            log.info("this cycle has failed before in this pod's Job: %s", failed.directory)
+            self._say(JobReport(outcome="failure", directory=failed.directory, exit_code=failed.exit_code))
+            publisher.take_back()
+            return None
+        self._require_hope(earlier)
+        return context.model_copy(update={"attempt": earlier.n_tries + 1})
+
+    def _require_hope(self, earlier: Earlier) -> None:
+        if self.most_tries is None:
+            return
+        broken = sum(word.exit_code == ExitCode.GPU_UNUSABLE for word in earlier.words)
+        if broken >= self.most_tries:
+            raise GpusGivenUp(
+                f"{broken} tries at this cycle found their GPUs unusable.",
+                "Look at the nodes; run again when they work.",
+            )
+        if earlier.silent >= self.most_tries:
             raise MeasurementFailed(
-                f"{silent} tries at this cycle ended without a word, as a job does that is killed for its memory.",
+                f"{earlier.silent} tries at this cycle ended without a word, as jobs do that are killed for their "
+                "memory or lose their node.",
                 "Lower batch_size or the workload's token limits, or give the container more memory.",
             )
-        return context.model_copy(update={"attempt": number})
 
     def result(self, directory: Path, experiment_id: str) -> None:
         """
@@ -79,14 +106,15 @@ class Delivery:
         )
 
     def _published(self, publisher: Publisher, directory: Path, experiment_id: str) -> Manifest:
-        """Again and again while the place is away: what was measured has no other copy."""
+        """Again and again while the place is away or forbidden: what was measured has no other copy."""
         give_up_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 return publisher.publish_result(directory, experiment_id)
-            except PlaceAway as problem:
+            except (PlaceAway, PlaceDenied) as problem:
                 if time.monotonic() > give_up_s:
-                    raise
+                    # Not as unusable, which would end the Job's other pods, too.
+                    raise PlaceAway(problem.message, problem.advice) from None
                 log.warning("%s It is tried again.", problem.message)
                 time.sleep(_PAUSE_S)
 
@@ -112,19 +140,21 @@ class Delivery:
                 advice=error.advice,
             )
         )
-        self._mark(kept, published.directory if published else "")
+        self._mark(kept, LastWord(directory=published.directory if published else None, exit_code=int(error.exit_code)))
         if address is not None and published is not None and raw is not None:
             _publish_raw(address, raw, experiment_id)
         goes_on = self.keep_going and published is not None and error.exit_code not in _ENDS_A_BLOCK
-        return int(ExitCode.OK if goes_on else error.exit_code)
+        if goes_on:
+            return int(ExitCode.OK)
+        return int(ExitCode.USAGE if isinstance(error, GpusGivenUp) else error.exit_code)
 
-    def _mark(self, kept: bool, directory: str) -> None:
+    def _mark(self, kept: bool, word: LastWord) -> None:
         """How this try ended, beside its beginning; after its failure, which this names."""
         if self._publisher is None:
             return
         try:
             if kept:
-                self._publisher.say(directory)
+                self._publisher.say(word)
             else:
                 self._publisher.take_back()
         except PlaceError as problem:
@@ -137,6 +167,12 @@ class Delivery:
             report.save(self.report)
         except OSError as problem:
             log.warning("%s could not be written: %s", self.report, problem)
+
+
+def _recorded(earlier: Earlier) -> LastWord | None:
+    """A failure that is published and that the block went on after."""
+    went_on = [word for word in earlier.words if word.directory and word.exit_code not in _ENDS_A_BLOCK]
+    return went_on[-1] if went_on else None
 
 
 def _published_failure(address: str, directory: Path, experiment_id: str) -> Manifest | None:
@@ -162,5 +198,8 @@ def place_at(address: str) -> Place:
     """
     if not address.startswith(OBJECT_STORAGE):
         return Folder(Path(address))
-    bucket: Place = import_module(_BUCKET).Bucket(address)
+    try:
+        bucket: Place = import_module(_BUCKET).Bucket(address)
+    except ImportError as error:
+        raise PlaceUnusable(f"object storage cannot be used here ({error}).", "Install what the image has.") from None
     return bucket

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from images.contract import files
 from images.contract.publication import UPLOADS, Manifest
-from images.harness.publishing.place import PlaceAway, PlaceUnusable
+from images.harness.publishing.place import PlaceAway, PlaceDenied
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -96,7 +96,7 @@ class Folder:
                 raise PlaceAway(
                     f"{self._root} cannot take what was measured ({error.strerror}).", "Make room there; run again."
                 ) from None
-            raise PlaceUnusable(
+            raise PlaceDenied(
                 f"{self._root} cannot be written by uid {os.getuid()}, gid {os.getgid()} ({error.strerror}).",
                 "Give that user or group the right to write there.",
             ) from None

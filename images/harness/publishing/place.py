@@ -22,6 +22,10 @@ class PlaceUnusable(PlaceError):
     exit_code = ExitCode.USAGE
 
 
+class PlaceDenied(PlaceUnusable):
+    """It may not be used as things are; whoever has something to lose waits until somebody mends that."""
+
+
 class PlaceAway(PlaceError):
     """It does not answer, or has no room; another try may go better."""
 

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from images.contract.publication import SAID, Manifest, begun_key, claim_key, said_key
+from images.contract.publication import SAID, LastWord, Manifest, begun_key, claim_key, said_key
 from images.harness.publishing.place import Place, PlaceAway, PlaceUnusable
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Tries at the same cycle in the same launch, before this one.
+
+    Attributes:
+        silent: those that have ended, or not, without a word.
+        words: of the others, as far as they can be read.
+    """
+
+    n_tries: int
+    silent: int
+    words: Sequence[LastWord]
 
 
 class Publisher:
@@ -17,16 +33,19 @@ class Publisher:
     Args:
         place: where everything of the study goes.
         config_hash: with `cycle`, what counts only once.
+        launch: whose tries count together; None: nobody says.
         attempt: a name of this try that no other has, such as that of its pod.
     """
 
-    def __init__(self, place: Place, config_hash: str, cycle: int, attempt: str | None = None) -> None:
+    def __init__(
+        self, place: Place, config_hash: str, cycle: int, launch: str | None = None, attempt: str | None = None
+    ) -> None:
         self._place = place
         self._claim = claim_key(config_hash, cycle)
-        self._begun = begun_key(config_hash, cycle)
+        self._begun = begun_key(config_hash, cycle, launch)
         attempt = attempt or secrets.token_hex(8)
-        self._mark = begun_key(config_hash, cycle, attempt)
-        self._said = said_key(config_hash, cycle, attempt)
+        self._mark = begun_key(config_hash, cycle, launch, attempt)
+        self._said = said_key(config_hash, cycle, launch, attempt)
 
     def published(self) -> Manifest | None:
         """The try that counts, if there is one already; if it was killed on the way, it is brought to its end."""
@@ -45,21 +64,27 @@ class Publisher:
             "Look what became of it; remove that file to measure anew.",
         )
 
-    def begin(self) -> tuple[int, int]:
-        """Note that this try begins, which shows that the place can be written.
+    def begin(self) -> Earlier:
+        """Note that this try begins, which shows that the place can be written, and keeps what it has.
 
-        Returns:
-            Its number, from 1, and how many of those before it have ended, or not, without a word.
+        Raises:
+            PlaceUnusable: it overwrites, so that a cycle could count twice.
         """
         there = self._place.names(self._begun)
         said = {name.removesuffix(SAID) for name in there if name.endswith(SAID)}
         earlier = {name for name in there if not name.endswith(SAID) and not self._mark.endswith(f"/{name}")}
         self._place.create(self._mark, b"")
-        return len(earlier) + 1, len(earlier - said)
+        if self._place.create(self._mark, b"again"):
+            raise PlaceUnusable(
+                "the place overwrites what it has, where it was asked not to (If-None-Match).",
+                "Take object storage that has put-if-absent, or a claim.",
+            )
+        words = [LastWord.parse(self._place.read(f"{self._begun}{name}{SAID}")) for name in sorted(said & earlier)]
+        return Earlier(len(earlier), len(earlier - said), [word for word in words if word is not None])
 
-    def say(self, directory: str) -> None:
-        """This try could tell why it failed, in `directory` of the place; empty: nowhere there."""
-        self._place.create(self._said, directory.encode())
+    def say(self, word: LastWord) -> None:
+        """This try could tell why it failed."""
+        self._place.create(self._said, word.model_dump_json().encode())
 
     def take_back(self) -> None:
         """This try says nothing about its experiment: it was ended from outside."""

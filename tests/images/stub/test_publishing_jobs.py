@@ -16,9 +16,9 @@ import pytest
 from images.contract import files
 from images.contract.config import parse_config
 from images.contract.failure import JobFailure
-from images.contract.job import ENV_NODE, ENV_POD, ExitCode
+from images.contract.job import ENV_JOB, ENV_NODE, ENV_POD, ExitCode
 from images.contract.leftover import load_leftover
-from images.contract.publication import said_key
+from images.contract.publication import LastWord, said_key
 from images.contract.report import JobReport
 from images.contract.result import ExperimentResult
 from tests.images.stub.jobs import Ended, run, start, stub
@@ -30,6 +30,7 @@ BLOCK: dict[str, Any] = {
     "cycle": 2,
     "scheduling": {"placement": "block", "order": "shuffled", "seed": 42},
 }
+JOB = "0f6e4a1c-uid"
 TWO_PROCESSES = on_gpus({"n_prompts": 4, "max_output_tokens": 4}, num_processes=2, stub={"window_s": 1.5})
 
 
@@ -59,17 +60,17 @@ class Cluster:
     def report(self, name: str) -> JobReport | None:
         return JobReport.parse((self.folder / name / "report").read_text())
 
-    def said(self, pod: str, document: dict[str, Any]) -> str | None:
+    def said(self, pod: str, document: dict[str, Any]) -> LastWord | None:
         """What a failed try left beside its mark."""
-        path = self.place / said_key(parse_config(document).measurement_config_hash(), BLOCK["cycle"], pod)
-        return path.read_text() if path.exists() else None
+        path = self.place / said_key(parse_config(document).measurement_config_hash(), BLOCK["cycle"], JOB, pod)
+        return LastWord.parse(path.read_bytes()) if path.exists() else None
 
     def published(self) -> list[Path]:
         """Directories in the place, results and failures."""
         return sorted(path for path in self.place.iterdir() if not path.name.startswith("."))
 
     def tries(self) -> int:
-        return len(list(self.place.glob(".begun/*/*")))
+        return len(list(self.place.glob(".begun/*/*/*")))
 
     def tells(self, pod: str, document: dict[str, Any]) -> JobFailure:
         """The one failure in the place, which report and mark of the pod name."""
@@ -77,12 +78,12 @@ class Cluster:
         report = self.report(pod)
         assert report is not None
         assert (report.outcome, report.directory) == ("failure", directory.name)
-        assert self.said(pod, document) == directory.name
+        assert self.said(pod, document) == LastWord(directory=directory.name, exit_code=report.exit_code)
         return JobFailure.from_json(directory)
 
 
 def environment(pod: str) -> dict[str, str]:
-    return {ENV_POD: pod, ENV_NODE: "node-7"}
+    return {ENV_POD: pod, ENV_NODE: "node-7", ENV_JOB: JOB}
 
 
 @pytest.fixture
@@ -136,7 +137,8 @@ def test_a_failure_that_cannot_be_published_has_a_mark_that_names_nothing(cluste
     assert ended.code == ExitCode.OUT_OF_MEMORY
     assert said is not None
     assert (said.directory, said.message) == (None, "the stub was told to run out of memory.")
-    assert (cluster.said("pod-a", document), cluster.published()) == ("", [])
+    assert cluster.said("pod-a", document) == LastWord(exit_code=ExitCode.OUT_OF_MEMORY)
+    assert cluster.published() == []
 
 
 def test_a_try_that_is_ended_from_outside_says_nothing_about_its_cycle(cluster: Cluster) -> None:
@@ -144,7 +146,7 @@ def test_a_try_that_is_ended_from_outside_says_nothing_about_its_cycle(cluster: 
     own.mkdir()
     job = start(own, stub(window_s=30.0), *cluster.arguments(own, "--keep-going"), env=environment("pod-a"))
     give_up_s = time.monotonic() + 30.0
-    while not list(cluster.place.glob(".begun/*/*")) and time.monotonic() < give_up_s:
+    while not list(cluster.place.glob(".begun/*/*/*")) and time.monotonic() < give_up_s:
         time.sleep(0.05)
     os.kill(job.process.pid, signal.SIGTERM)
     assert job.end().code == ExitCode.INTERRUPTED
@@ -165,6 +167,29 @@ def test_a_job_that_is_killed_again_and_again_without_a_word_becomes_a_failure(c
     assert "2 tries at this cycle ended without a word" in JobFailure.from_json(directory).message
     assert said is not None
     assert said.exit_code == ExitCode.MEASUREMENT_FAILED
+
+
+def test_a_block_that_is_tried_again_does_not_measure_again_what_failed_in_it(cluster: Cluster) -> None:
+    document = stub(fail="out_of_memory")
+    ended, first = cluster.pod("pod-a", document, "--keep-going", "--tries", "3")
+    again, second = cluster.pod("pod-b", document, "--keep-going", "--tries", "3")
+    assert (ended.code, again.code) == (0, 0)
+    assert first is not None
+    assert second is not None
+    assert (second.outcome, second.directory, second.exit_code) == ("failure", first.directory, first.exit_code)
+    assert len(cluster.published()) == 1
+    alone, _ = cluster.pod("pod-c", document, "--tries", "3")
+    assert alone.code == ExitCode.OUT_OF_MEMORY
+    assert len(cluster.published()) == 2, "without a block its Job has asked for another try"
+
+
+def test_a_gpu_that_stays_broken_ends_the_job_after_as_many_tries(cluster: Cluster) -> None:
+    arguments = ["--keep-going", "--tries", "2"]
+    codes = [cluster.pod(f"pod-{name}", stub(fail="gpu_unusable"), *arguments)[0].code for name in "abc"]
+    assert codes == [ExitCode.GPU_UNUSABLE, ExitCode.GPU_UNUSABLE, ExitCode.USAGE]
+    report = cluster.report("pod-c")
+    assert report is not None
+    assert report.message == "2 tries at this cycle found their GPUs unusable."
 
 
 def test_a_place_that_cannot_be_used_is_told_before_anything_is_measured(cluster: Cluster) -> None:

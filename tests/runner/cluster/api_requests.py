@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tests.runner.cluster.api_paths import Request, parse
-from tests.runner.cluster.object_store import RESOURCES, Object, Refused, Resource, not_found
+from tests.runner.cluster.object_store import OPERATORS, RESOURCES, Object, Refused, Resource, not_found
 
 if TYPE_CHECKING:
     from tests.runner.cluster.api_server import ApiServer
@@ -63,10 +63,15 @@ class Handler(BaseHTTPRequestHandler):
         # Read in any case: the next request on this connection begins after it.
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            if urlsplit(self.path).path.rstrip("/") == "/version":
+            path = urlsplit(self.path).path.rstrip("/")
+            if path == "/version":
                 self._send(200, _version(self._api.git_version))
                 return
-            request = parse(verb, self.path, raw, self.headers.get("Authorization") or "")
+            if path == "/apis":
+                self._send(200, _groups(self._api.groups))
+                return
+            address = _as_stored(self.path, self._api.groups)
+            request = parse(verb, address, raw, self.headers.get("Authorization") or "")
             self._api.check(request)
             _DO[request.verb](self, request)
         except Refused as refused:
@@ -323,3 +328,22 @@ def _version(git_version: str) -> Object:
     major, minor = git_version.removeprefix("v").split(".")[:2]
     unknown = ("gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform")
     return {"major": major, "minor": minor, "gitVersion": git_version, **dict.fromkeys(unknown, "unknown")}
+
+
+def _groups(operators: dict[str, str]) -> Object:
+    own = {one.group: "v1" for one in RESOURCES.values() if one.group and one.group not in OPERATORS}
+    groups = []
+    for name, version in {**own, **operators}.items():
+        named = {"groupVersion": f"{name}/{version}", "version": version}
+        groups.append({"name": name, "versions": [named], "preferredVersion": named})
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+
+
+def _as_stored(address: str, operators: dict[str, str]) -> str:
+    """With the version that the store has. What no operator has brought is nowhere."""
+    for group in OPERATORS:
+        asked = f"/apis/{group}/"
+        if address.startswith(asked):
+            version, _, rest = address.removeprefix(asked).partition("/")
+            return f"{asked}v1/{rest}" if version == operators.get(group) else f"{asked}nothing"
+    return address

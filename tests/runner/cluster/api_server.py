@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.server import ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from socket import SHUT_RDWR, socket
 from typing import Any
@@ -19,6 +20,8 @@ from tests.runner.cluster.api_requests import Handler
 from tests.runner.cluster.object_store import RESOURCES, Object, Refused, Store
 
 _USER = "tester"
+_FOR_ALL = ("selfsubjectaccessreviews",)
+"""What every user may ask for."""
 _REASONS = {
     400: "BadRequest",
     403: "Forbidden",
@@ -49,6 +52,7 @@ class ApiServer:
         requests: (verb, resource, name) of every request since the start. A subresource is part of the resource, as
             ``pods/log``; the name is empty for a list and a watch.
         denied: (verb, resource) that the user may not do.
+        groups: of kinds that an operator brings, with the version that they are served as.
         logs: lines of the output of a (pod, container).
         proxied: folder behind a pod's port, as ``pod:8080``; ``*`` for every pod and port.
         token: which a request must bring; None for none.
@@ -59,6 +63,8 @@ class ApiServer:
         self.store = Store()
         self.requests: list[tuple[str, str, str]] = []
         self.denied: set[tuple[str, str]] = set()
+        self.groups: dict[str, str] = {}
+        self._allowed: set[tuple[str, str, str]] | None = None
         self.logs: dict[tuple[str, str], list[str]] = {}
         self.proxied: dict[str, Path] = {}
         self.token = token
@@ -91,6 +97,14 @@ class ApiServer:
         }
         path.write_text(yaml.safe_dump(content))
         return path
+
+    def allow_only(self, rules: Iterable[tuple[str, Iterable[str], Iterable[str]]]) -> None:
+        """What a Role with these rules allows: group, resources and verbs of each; and what everybody may."""
+        self._allowed = {
+            (group, resource, verb)
+            for group, resources, verbs in rules
+            for resource, verb in product(tuple(resources), tuple(verbs))
+        }
 
     def answer(
         self,
@@ -144,13 +158,19 @@ class ApiServer:
                 raise Refused(fault.code, reason, fault.message, retry_after_s=fault.retry_after_s)
         if self.token is not None and request.token != self.token:
             raise Refused(401, "Unauthorized", "Unauthorized")
-        if (request.verb, what) in self.denied:
+        if not self._is_allowed(RESOURCES[request.plural].group, what, request.verb):
             raise _forbidden(request)
 
     def may(self, attributes: dict[str, Any]) -> bool:
         """Whether the user may do what a review asks about."""
         parts = (attributes.get("resource", ""), attributes.get("subresource", ""))
-        return (attributes.get("verb", ""), "/".join(part for part in parts if part)) not in self.denied
+        resource = "/".join(part for part in parts if part)
+        return self._is_allowed(attributes.get("group", ""), resource, attributes.get("verb", ""))
+
+    def _is_allowed(self, group: str, resource: str, verb: str) -> bool:
+        if (verb, resource) in self.denied:
+            return False
+        return self._allowed is None or resource in _FOR_ALL or (group, resource, verb) in self._allowed
 
     def connected(self, connection: socket) -> None:
         self._connections.add(connection)

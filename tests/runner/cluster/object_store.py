@@ -39,6 +39,9 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
+_KUEUE = "kueue.x-k8s.io"
+OPERATORS = (_KUEUE,)
+"""Groups that are there only where somebody has installed them."""
 _REVIEWS = Resource("selfsubjectaccessreviews", "SelfSubjectAccessReview", "authorization.k8s.io", frozenset(), False)
 RESOURCES = {
     one.plural: one
@@ -49,10 +52,13 @@ RESOURCES = {
         Resource("resourcequotas", "ResourceQuota"),
         Resource("persistentvolumeclaims", "PersistentVolumeClaim"),
         Resource("secrets", "Secret"),
+        Resource("serviceaccounts", "ServiceAccount"),
         Resource("nodes", "Node", verbs=_READ, namespaced=False),
         Resource("namespaces", "Namespace", verbs=_READ, namespaced=False),
         Resource("jobs", "Job", "batch"),
+        Resource("localqueues", "LocalQueue", _KUEUE),
         Resource("storageclasses", "StorageClass", "storage.k8s.io", _READ, False),
+        Resource("priorityclasses", "PriorityClass", "scheduling.k8s.io", _READ, False),
         _REVIEWS,
     )
 }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from kubernetes.config import incluster_config
 
 from runner.cluster import api as cluster_api
-from runner.cluster.api import Api, PodGone
+from runner.cluster.api import Api, AtQuota, NoTrial, PodGone, quantity
+from runner.cluster.render import RULES
 from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
 from tests.runner.cluster.api_server import ApiServer, running_api_server
 from tests.runner.cluster.object_store import Object
@@ -163,3 +166,86 @@ def test_other_answers_are_told_by_whether_another_try_helps(
     with pytest.raises(error, match=says):
         api.create(INPUTS)
     assert time.monotonic() - began_s < 5.0
+
+
+@pytest.mark.parametrize(("written", "namespace"), [("team-a\n", "team-a"), ("", "default"), (None, "default")])
+def test_inside_of_a_cluster_the_namespace_is_the_service_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str | None, namespace: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    monkeypatch.setenv(incluster_config.SERVICE_HOST_ENV_NAME, "10.96.0.1")
+    monkeypatch.setenv(incluster_config.SERVICE_PORT_ENV_NAME, "443")
+    for constant, name in (("SERVICE_TOKEN_FILENAME", "token"), ("SERVICE_CERT_FILENAME", "ca.crt")):
+        (tmp_path / name).write_text("x")
+        monkeypatch.setattr(incluster_config, constant, str(tmp_path / name))
+    if written is not None:
+        (tmp_path / "namespace").write_text(written)
+    api = Api(None)
+    assert (api.server, api.namespace) == ("https://10.96.0.1:443", namespace)
+    assert Api("bench").namespace == "bench", "what a study says is first"
+
+
+def test_what_is_only_tried_is_not_made(server: ApiServer, api: Api) -> None:
+    pod: Object = {"kind": "Pod", "metadata": {"generateName": "x-"}, "spec": {"containers": []}}
+    assert api.tried(pod)["metadata"]["name"].startswith("x-")
+    assert server.objects("pods") == []
+    api.create(INPUTS)
+    assert api.tried(INPUTS) == INPUTS, "one that is there was taken"
+    server.answer(403, "create", "pods", message='pods "x" is forbidden: exceeded quota: all, requested: pods=1')
+    with pytest.raises(AtQuota):
+        api.tried(pod)
+    server.answer(400, "create", "pods", message='admission webhook "w.example" does not support dry run')
+    with pytest.raises(NoTrial):
+        api.tried(pod)
+
+
+def test_one_object_is_looked_at_by_name_and_a_queue_where_there_are_queues(server: ApiServer, api: Api) -> None:
+    for name in ("one", "two"):
+        server.store.add("secrets", {"metadata": {"name": name}}, "bench")
+    assert [one["metadata"]["name"] for one in api.look("secrets", "two") or ()] == ["two"]
+    assert api.look("secrets", "three") == []
+    assert api.look("localqueues", "gpus") == [], "nobody has installed Kueue"
+    for version in ("v1beta1", "v1beta2"):
+        server.groups["kueue.x-k8s.io"] = version
+        assert api.look("localqueues", "gpus") == []
+    server.store.add("localqueues", {"metadata": {"name": "gpus"}}, "bench")
+    assert len(api.look("localqueues", "gpus") or ()) == 1
+    server.denied |= {("list", "secrets"), ("list", "localqueues")}
+    assert (api.look("secrets", "one"), api.look("localqueues", "gpus")) == (None, None)
+
+
+def test_whoever_has_a_role_may_do_what_its_rules_say_and_nothing_else(server: ApiServer, api: Api) -> None:
+    server.allow_only([("", ["pods"], ["get"]), ("", ["pods/log"], ["get"]), ("batch", ["jobs"], ["list", "watch"])])
+    assert api.get("Pod", "x") is None
+    assert api.find("Job", "")[0] == []
+    assert list(api.changes("Job", "", "1000", 1)) == []
+    for ask, what in (
+        (lambda: api.create(INPUTS), "create configmaps"),
+        (lambda: api.get("Job", "x"), "get jobs"),
+        (lambda: api.find("Pod", ""), "list pods"),
+        (lambda: list(api.changes("Pod", "", "1000", 1)), "watch pods"),
+        (lambda: api.read_from_pod("x", 80, "y"), "get pods/proxy"),
+        (lambda: api.delete("Pod", "x", "uid"), "delete pods"),
+    ):
+        with pytest.raises(LaunchImpossible, match=f"you may not {what} in the namespace bench"):
+            ask()
+    assert api.look("nodes") is None
+    asked = [("get", "", "pods"), ("get", "", "pods/log"), ("get", "", "pods/proxy"), ("list", "", "jobs")]
+    assert [api.may(*one) for one in asked] == [True, True, False, False]
+    server.allow_only(RULES)
+    assert all(api.may(verb, group, name) for group, names, verbs in RULES for name in names for verb in verbs)
+
+
+def test_amounts_are_what_kubernetes_means_by_them() -> None:
+    amounts = {
+        "500m": "0.5",
+        "4": "4",
+        "1Gi": "1073741824",
+        "1G": "1000000000",
+        "2e3": "2000",
+        "128974848000m": "128974848",
+    }
+    for written, meant in amounts.items():
+        assert quantity(written) == Decimal(meant)
+    with pytest.raises(ValueError, match="8 GB"):
+        quantity("8 GB")

@@ -14,8 +14,9 @@ import yaml
 
 from images.contract.config import parse_config
 from images.contract.job import ConfigInvalid, JobContext
-from runner.cluster.pods import INPUTS_MOUNT
-from runner.cluster.render import render_rbac, render_study
+from runner.cluster.pods import INPUTS_MOUNT, is_claim
+from runner.cluster.render import RULES, Rules, render_rbac, render_study, rules_of
+from runner.cluster.sources import reader_pod
 from runner.studies.plan import plan_units
 from runner.studies.settings import Adaptive, LauncherSettings
 from runner.studies.study import Study
@@ -50,6 +51,7 @@ EVERYTHING: dict[str, Any] = {
     "labels": {"cost-centre": "42"},
     "keep_s": 3600,
 }
+ON_A_CLAIM = {"results": "pvc://results", "endpoint_url": None, "credentials_secret": None, "namespace": None}
 LONG = "A very long study name, as people who want to say everything in it write"[:60]
 
 
@@ -61,6 +63,7 @@ def studies() -> list[Study]:
     return [
         *found,
         cluster_study("alone"),
+        cluster_study("a", "b", kubernetes=EVERYTHING | ON_A_CLAIM),
         cluster_study("a", "b", order="sequential"),
         cluster_study("a", cycles=Adaptive()),
     ]
@@ -69,8 +72,9 @@ def studies() -> list[Study]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_manifest_is_what_a_strict_api_server_takes(version: str) -> None:
     documents = [one for study in studies() for one in manifests(study)]
+    documents += [reader(study) for study in studies() if is_claim(study.kubernetes)]
     documents += yaml.safe_load_all(render_rbac("bench"))
-    assert {one["kind"] for one in documents} == {"Job", "ConfigMap", "Role"}
+    assert {one["kind"] for one in documents} == {"Job", "ConfigMap", "Pod", "Role"}
     for document in documents:
         kubernetes_validate.validate(document, version, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -148,7 +152,7 @@ def test_without_blocks_every_index_is_a_cycle_and_only_what_may_go_better_is_tr
         assert [(one["experiment"], one["cycle"]) for one in told] == [(name, cycle) for cycle in (1, 2, 3, 4)]
         rules = {rule["action"]: rule for rule in spec["podFailurePolicy"]["rules"]}
         assert next(iter(rules)) == "Ignore", "a drained node is looked at before any exit code"
-        assert rules["FailIndex"]["onExitCodes"]["values"] == [10, 12, 137]
+        assert rules["FailIndex"]["onExitCodes"]["values"] == [10, 12]
         assert rules["FailJob"]["onExitCodes"]["values"] == [2]
         assert spec["backoffLimitPerIndex"] == 2
 
@@ -162,38 +166,120 @@ def test_a_single_experiment_is_one_indexed_job_whose_cycles_are_blocks_all_the_
 
 def test_pods_may_do_nothing_that_a_restricted_namespace_forbids() -> None:
     for study in studies():
-        for job in jobs(study):
-            spec = pod(job)
+        readers = [reader(study)["spec"]] if is_claim(study.kubernetes) else []
+        for spec in (*(pod(job) for job in jobs(study)), *readers):
             assert spec["restartPolicy"] == "Never"
-            assert spec["automountServiceAccountToken"] is False
+            assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
             assert spec["securityContext"]["runAsNonRoot"] is True
             assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert spec["securityContext"].get("runAsUser") == study.kubernetes.run_as_user
             assert spec["securityContext"].get("runAsGroup", 0) == 0
             assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
             assert all(volume.keys() & {"configMap", "emptyDir", "persistentVolumeClaim"} for volume in spec["volumes"])
-            for one in containers(job):
+            for one in (*spec.get("initContainers", ()), *spec["containers"]):
                 assert one["securityContext"] == {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
                     "capabilities": {"drop": ["ALL"]},
                 }
                 assert one["resources"]["requests"] == one["resources"]["limits"]
-                assert {mount["mountPath"] for mount in one["volumeMounts"]} >= {"/tmp", "/dev/shm", "/scratch"}
-            assert next(one for one in spec["volumes"] if one["name"] == "shm")["emptyDir"]["medium"] == "Memory"
 
 
-def test_whatever_a_pod_is_made_of_is_part_of_its_jobs_name_and_labels_of_ours_win() -> None:
+def reader(study: Study) -> dict[str, Any]:
+    return reader_pod(study, "reader", IMAGES["stub"])
+
+
+def mounts(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By the path that the container sees."""
+    return {one["mountPath"]: one for one in container["volumeMounts"]}
+
+
+def test_whatever_a_job_is_told_of_is_mounted_where_it_is_told() -> None:
+    for study in studies():
+        for job in jobs(study):
+            volumes = {one["name"]: one for one in pod(job)["volumes"]}
+            for one in containers(job):
+                told = {one["args"][at]: one["args"][at + 1] for at in range(0, 12, 2)}
+                seen = mounts(one)
+                assert told["--config"].startswith("/inputs/")
+                assert told["--context"].startswith("/inputs/")
+                assert volumes[seen["/inputs"]["name"]]["configMap"]["name"] == job["metadata"]["name"]
+                assert {"/tmp", told["--output"]} <= seen.keys(), (
+                    "the only places to write, of a root that is read only"
+                )
+                assert volumes[seen["/dev/shm"]["name"]]["emptyDir"]["medium"] == "Memory"
+                assert (told["--report"], "File") == (one["terminationMessagePath"], one["terminationMessagePolicy"])
+                variables = {each["name"]: each.get("value") for each in one["env"]}
+                assert (variables.get("HF_HUB_CACHE") in seen) is (study.kubernetes.models_claim is not None)
+                assert (told["--publish"] in seen) is is_claim(study.kubernetes)
+
+
+def test_the_reader_serves_the_folder_that_jobs_publish_to_and_may_not_write_it() -> None:
+    study = cluster_study("a", "b", kubernetes={"results": "pvc://results/team/gpu"})
+    (served,) = reader(study)["spec"]["containers"]
+    where = mounts(served)[served["command"][-1]]
+    for job in jobs(study):
+        for one in containers(job):
+            published = mounts(one)[one["args"][one["args"].index("--publish") + 1]]
+            assert published["subPath"] == where["subPath"]
+    assert where["subPath"].startswith("team/gpu/study-")
+    assert where["readOnly"] is True
+    assert (
+        served["readinessProbe"]["tcpSocket"]["port"]
+        == int(served["command"][3])
+        == served["ports"][0]["containerPort"]
+    )
+
+
+def test_pods_are_found_by_the_labels_that_they_have() -> None:
+    """A label that nobody has would keep nothing away, and nothing together."""
+    study = cluster_study("a", "b", launcher=LauncherSettings(exclusive=True))
+    own = jobs(study)[0]["spec"]["template"]["metadata"]["labels"]
+    (away,) = pod(jobs(study)[0])["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (beside,) = reader(study)["spec"]["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    for term in (away, beside["podAffinityTerm"]):
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+        assert term["labelSelector"]["matchLabels"].items() <= own.items()
+    assert not away["labelSelector"]["matchLabels"].items() <= reader(study)["metadata"]["labels"].items(), (
+        "a reader measures nothing, and keeps no job away"
+    )
+
+
+def test_one_cycle_that_fails_ends_no_other_and_none_runs_twice_at_a_time() -> None:
+    for study in studies():
+        for job in jobs(study):
+            spec = job["spec"]
+            assert spec["podReplacementPolicy"] == "Failed", "a pod that is being ended still measures"
+            assert spec.get("maxFailedIndexes", 0) in (0, spec["completions"])
+            assert spec.get("backoffLimit", spec["completions"]) >= len(containers(job))
+            first, *_ = spec["podFailurePolicy"]["rules"]
+            assert first["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+        assert all(one["immutable"] for one in manifests(study) if one["kind"] == "ConfigMap")
+
+
+def test_whatever_a_pod_is_made_of_is_part_of_its_jobs_name() -> None:
     """Else a changed study would take up the Job, or the inputs, of the one before."""
     other = {"stub": IMAGES["stub"].replace("0123", "4567")}
     changed: list[dict[str, Any]] = [
         {},
         {"images": other},
         {"memory": "8Gi"},
-        {"labels": {"app.kubernetes.io/component": "mine"}},
+        {"labels": {"cost-centre": "42"}},
     ]
     made = [jobs(cluster_study("a", "b", kubernetes=settings))[0]["metadata"] for settings in changed]
     assert len({one["name"] for one in made}) == len(changed)
-    assert {one["labels"]["app.kubernetes.io/component"] for one in made} == {"job"}
+
+
+def test_a_role_for_a_bucket_lets_no_pods_be_made_or_spoken_to() -> None:
+    def allowed(rules: Rules) -> set[str]:
+        (role,) = yaml.safe_load_all(render_rbac("bench", rules))
+        return {f"{verb} {name}" for one in role["rules"] for name in one["resources"] for verb in one["verbs"]}
+
+    every, bucket = allowed(RULES), allowed(rules_of(cluster_study("a", kubernetes=EVERYTHING).kubernetes))
+    assert every - bucket == {"create pods", "get pods/proxy"}
+    assert bucket < every
+    for results in ("pvc://claim", None):
+        assert rules_of(cluster_study("a", kubernetes={"results": results}).kubernetes) == RULES
 
 
 def test_secrets_are_named_and_never_written() -> None:
@@ -268,6 +354,14 @@ def test_a_tag_is_taken_where_it_is_allowed_and_the_result_then_names_no_digest(
         ({"run_as_user": 0}, "greater than or equal to 1"),
         ({"credentials_secret": "s"}, "is for results in object storage"),
         ({"queue": "a b"}, "is no label value"),
+        ({"results": "s3://Measure_ments/x"}, "neither pvc://CLAIM"),
+        ({"cpu": "0"}, "is nothing"),
+        ({"memory": "512Mi", "shared_memory": "4Gi"}, "is a part of memory"),
+        ({"labels": {"app.kubernetes.io/name": "mine"}}, "write themselves"),
+        ({"tolerations": [{"kye": "gpu"}]}, "kye"),
+        ({"tolerations": [{"key": "gpu", "operator": "Foo"}]}, "Exists"),
+        ({"tolerations": [{"operator": "Equal", "value": "x"}]}, "needs operator Exists"),
+        ({"tolerations": [{"key": "gpu", "operator": "Exists", "value": "x"}]}, "has no value"),
         ({"namespace": "Team A"}, "is no namespace"),
         ({"labels": {"cost centre": "42"}}, "is no label"),
         ({"node_selector": {"-gpu": "a100"}}, "is no label"),

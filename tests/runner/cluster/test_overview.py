@@ -44,7 +44,9 @@ def test_what_is_in_the_cluster_is_told_and_ended_without_a_follower(cluster: Cl
     assert "waits for a node (0/3 nodes are available: 3 Insufficient nvidia.com/gpu)" in told
     assert "works on e001-" in told
 
-    assert "2 Jobs of study 'study' ended" in runner(cluster.folder, "stop", str(file), "--now")
+    assert "study 'study' in the namespace bench: 2 Jobs and 1 running pod ended" in runner(
+        cluster.folder, "stop", str(file), "--now"
+    )
     wait_until(lambda: cluster.left() == [])
     assert "nothing in the namespace bench" in runner(cluster.folder, "status", str(file))
     away = runner(cluster.folder, "status", str(file), KUBECONFIG=str(cluster.folder / "absent"))

@@ -54,7 +54,7 @@ def test_a_results_directory_that_was_lost_is_filled_again_without_a_pod(cluster
     assert (summary.n_results, summary.problem) == (4, None)
     assert {one.experiment_id for one in results(cluster.out)} == first
     assert len(cluster.pods.began) == 2, "the second run needed none"
-    assert "4 cycles were measured before and published; they are brought home" in cluster.lines()
+    assert "4 cycles measured and published before, brought home" in cluster.lines()
     assert "another" not in cluster.lines()
 
 
@@ -66,7 +66,9 @@ def test_what_another_image_measured_counts_and_is_told_once(cluster: Cluster, b
 
     assert cluster.run(file).n_results == 4
 
-    assert cluster.lines().count("in another stub image (sha256:0123456789ab) than the study names now; it counts") == 1
+    assert (
+        cluster.lines().count("in another stub image (sha256:0123456789ab) than the study names now; it counts,") == 1
+    )
 
 
 def test_two_namespaces_that_share_a_bucket_do_not_take_each_others_results(cluster: Cluster, bucket: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,9 +14,13 @@ import pytest
 import yaml
 
 from images.contract.job import ExitCode
-from runner.cluster import troubles
+from runner.cluster import command, troubles
+from runner.cluster.submitted import job_of
+from runner.studies.study_file import load_study
+from tests.runner.cluster.kubelet import PodEnd
 from tests.runner.cluster.object_store import Object
-from tests.runner.cluster.whole_cluster import Cluster, cells, every_cell
+from tests.runner.cluster.real_pods import ROOT
+from tests.runner.cluster.whole_cluster import Cluster, cells, every_cell, wait_until
 from tests.runner.command import failures, results
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
@@ -71,7 +77,7 @@ def test_the_second_stage_of_an_adaptive_study_is_submitted_when_the_pilot_is_in
     assert summary.adaptive is not None
     assert cells(cluster.out) == every_cell("a", "b", cycles=6)
     assert len(cluster.pods.began) == 6
-    assert cluster.lines().count("Jobs submitted") == 2
+    assert cluster.lines().count("submitted to the namespace") == 2
 
 
 def test_a_failure_whose_last_word_the_cluster_cut_is_found_where_it_was_published(cluster: Cluster) -> None:
@@ -90,7 +96,7 @@ def test_a_broken_gpu_ends_its_pod_and_the_block_is_tried_on_another_one(cluster
     summary = cluster.run(file)
     assert summary.n_results == 1
     assert cells(cluster.out) == every_cell("a", cycles=1)
-    assert len(cluster.pods.began) > 1
+    assert len(cluster.pods.began) == 3, "two tries, and one that says so"
     assert {one.exit_code for one in failures(cluster.out)} == {ExitCode.GPU_UNUSABLE}
     assert cluster.left() == []
 
@@ -103,3 +109,68 @@ def test_a_job_that_hangs_ends_itself_and_the_next_one_of_its_block_runs(cluster
     assert (failure.experiment, failure.error_class) == ("a", "TimedOut")
     assert failure.message == "no result after 12 s; the job was ended."
     assert len(cluster.pods.began) == 1
+
+
+def test_no_more_jobs_are_at_work_than_the_study_allows(cluster: Cluster) -> None:
+    def working() -> int:
+        pods = [pod for pod in cluster.api.objects("pods") if "-reader-" not in pod["metadata"]["name"]]
+        return sum(pod["status"].get("phase") in ("Pending", "Running") for pod in pods)
+
+    file = cluster.study("a", "b", cycles=4, launcher={"max_parallel": 2}, stub={"window_s": 0.5})
+    most = 0
+    with cluster.follower(file) as follower:
+        while not follower.done():
+            most = max(most, working())
+            time.sleep(0.02)
+        assert follower.result().n_results == 8
+    assert most == 2
+
+
+def test_two_studies_of_one_name_with_places_of_their_own_keep_to_themselves(cluster: Cluster) -> None:
+    file = cluster.study("a", "b", cycles=2, stub={"window_s": 1.5})
+    (cluster.folder / "second").mkdir()
+    second = replace(cluster, folder=cluster.folder / "second")
+    served = cluster.api.proxied["*"]
+    theirs = second.study("a", "b", cycles=2, kubernetes={"results": "pvc://results/mine"})
+    cluster.api.proxied["*"] = served
+    with cluster.follower(file) as one:
+        wait_until(cluster.is_at_work)
+        command.stop(load_study(theirs), now=True)
+        assert one.result(timeout=90).n_results == 4
+    assert failures(cluster.out) == []
+
+
+def test_pods_that_a_stopped_run_left_are_waited_for(cluster: Cluster) -> None:
+    file = cluster.study("a", "b", cycles=1, stub={"window_s": 2.0})
+    program = [sys.executable, "-m", "runner.cli", "run", str(file), "--output", str(cluster.out)]
+    killed = subprocess.Popen(program, cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_until(cluster.is_at_work)
+    killed.kill()
+    killed.wait()
+    study = load_study(file)
+    assert "1 Job removed; 1 running pod may finish" in command.stop(study, now=False)
+    assert any("of a run that was stopped: pod study-" in line for line in command.status(study))
+    summary = cluster.run(file)
+    assert summary.n_results == 2
+    assert "1 pod of a stopped run still at work; waiting for the end" in cluster.lines()
+    assert cells(cluster.out) == every_cell("a", "b", cycles=1)
+    assert [name for name in cluster.left() if not name.startswith("configmaps/")] == []
+    command.stop(study, now=True)
+    assert cluster.left() == []
+
+
+def test_jobs_that_wait_with_other_settings_are_replaced(cluster: Cluster) -> None:
+    file = cluster.study("a", "b", cycles=2)
+    cluster.pods.fate = lambda _pod: PodEnd(fate="unschedulable")
+    with cluster.follower(file) as follower:
+        wait_until(lambda: len(cluster.api.objects("pods")) >= 2)
+        again = cluster.folder / "again"
+        again.mkdir()
+        edited = replace(cluster, folder=again)
+        changed = edited.study("a", "b", cycles=2, kubernetes={"memory": "8Gi"})
+        before = {job["metadata"]["name"] for job in cluster.api.objects("jobs")}
+        cluster.pods.fate = lambda pod: PodEnd(fate="unschedulable") if job_of(pod) in before else None
+        assert edited.run(changed).n_results == 4
+        assert "2 Jobs with other settings or images had not begun; replaced" in edited.lines()
+        follower.result(timeout=60)  # it has lost its Jobs, says so, and ends
+    assert not before & set(cluster.pods.began)

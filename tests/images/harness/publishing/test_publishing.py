@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from images.contract.publication import Manifest, claim_key, said_key
+from images.contract.publication import LastWord, Manifest, claim_key, said_key
 from images.harness.publishing.bucket import Bucket
 from images.harness.publishing.folder import Folder
 from images.harness.publishing.place import Place, PlaceAway, PlaceUnusable
-from images.harness.publishing.publisher import Publisher, publish_failure, publish_raw
+from images.harness.publishing.publisher import Earlier, Publisher, publish_failure, publish_raw
 from tests.flaky_proxy import flaky
 from tests.images.harness.publishing.publishing_process import HASH, finished
 from tests.s3_server import S3Server, point_to, running_s3_server
@@ -76,13 +76,15 @@ def published(manifest: Manifest) -> list[str]:
 def test_a_result_is_published_once_whoever_tries_again(
     place: Place, found: Callable[[], list[str]], tmp_path: Path
 ) -> None:
-    first, second = Publisher(place, HASH, 1, "pod-a"), Publisher(place, HASH, 1, "pod-b")
+    first, second = Publisher(place, HASH, 1, "job", "pod-a"), Publisher(place, HASH, 1, "job", "pod-b")
     assert first.published() is None
-    assert (first.begin(), first.begin(), second.begin()) == ((1, 0), (1, 0), (2, 1))
-    first.say("a-44136fa3-c001-failed_2026-11-21T08-04-01Z")
-    assert Publisher(place, HASH, 1, "pod-c").begin() == (3, 1), "only the second has said nothing"
-    assert place.read(said_key(HASH, 1, "pod-a")) == b"a-44136fa3-c001-failed_2026-11-21T08-04-01Z"
-    assert place.read(said_key(HASH, 1, "pod-b")) is None
+    assert (first.begin(), first.begin(), second.begin()) == (Earlier(0, 0, []), Earlier(0, 0, []), Earlier(1, 1, []))
+    word = LastWord(directory="a-44136fa3-c001-failed_2026-11-21T08-04-01Z", exit_code=11)
+    first.say(word)
+    assert Publisher(place, HASH, 1, "job", "pod-c").begin() == Earlier(2, 1, [word]), "the second has said nothing"
+    assert LastWord.parse(place.read(said_key(HASH, 1, "job", "pod-a"))) == word
+    assert place.read(said_key(HASH, 1, "job", "pod-b")) is None
+    assert Publisher(place, HASH, 1, "another", "pod-d").begin() == Earlier(0, 0, []), "a new launch, new tries"
 
     counted = first.publish_result(*finished(tmp_path, 1, 1))
 
@@ -151,10 +153,10 @@ def test_every_failure_is_kept_and_a_try_that_was_ended_from_outside_is_taken_ba
         "2026-11-21T08-04-01Z/failure.json",
         "2026-11-21T08-04-02Z/failure.json",
     ]
-    tried = Publisher(place, HASH, 1, "pod-a")
+    tried = Publisher(place, HASH, 1, "job", "pod-a")
     tried.begin()
     tried.take_back()
-    assert Publisher(place, HASH, 1, "pod-b").begin() == (1, 0)
+    assert Publisher(place, HASH, 1, "job", "pod-b").begin() == Earlier(0, 0, [])
 
 
 def test_what_single_processes_left_lies_beside_the_results_and_is_none(
