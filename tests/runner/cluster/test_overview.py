@@ -13,7 +13,7 @@ from tests.runner.cluster.kubelet import PodEnd
 from tests.runner.cluster.real_pods import ROOT
 from tests.runner.cluster.whole_cluster import Cluster, wait_until
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("shared-cluster")]
 
 
 def runner(folder: Path, *arguments: str, **environment: str) -> str:

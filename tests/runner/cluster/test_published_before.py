@@ -16,7 +16,7 @@ from tests.runner.cluster.whole_cluster import Cluster, cells, client, every_cel
 from tests.runner.command import failures, results
 from tests.s3_server import S3Server, point_to, running_s3_server
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("shared-cluster")]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.runner.cluster.real_pods import ROOT
 from tests.runner.cluster.whole_cluster import Cluster, cells, every_cell, wait_until
 from tests.runner.command import failures, results
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("shared-cluster")]
 
 
 def with_stub(file: Path, experiment: int, **stub: Any) -> Path:
