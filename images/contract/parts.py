@@ -37,8 +37,8 @@ class Record(BaseModel):
 class Timestamps(Record):
     """Open and close of one process's measured window."""
 
-    start: UtcDatetime
-    end: UtcDatetime
+    start: UtcDatetime = Field(description="opening mark")
+    end: UtcDatetime = Field(description="closing mark")
     duration_sec: float = Field(description="s")
 
     @classmethod
@@ -78,18 +78,18 @@ class ComputeMetrics(Record):
 class RawProcessResult(Record):
     """What one process measured; written by itself, aggregated later."""
 
-    experiment_id: str
+    experiment_id: str = Field(description="of the experiment that it is a part of")
     process_index: int = Field(ge=0, description="rank, from 0")
     gpu_id: int | None = Field(description="index of the first device; None on CPU")
-    config_name: str
-    model_name: str
+    config_name: str = Field(description="the measurement_config_hash")
+    model_name: str = Field(description="hub id, folder or builtin model")
     timestamps: Timestamps
     inference_metrics: InferenceMetrics
     energy_metrics: EnergyMetrics
     compute_metrics: ComputeMetrics
-    backend: str = "pytorch"
-    gpu_uuids: list[str] | None = None
-    gpu_name: str | None = None
+    backend: str = Field("pytorch", description="inference engine")
+    gpu_uuids: list[str] | None = Field(None, description="this process's GPUs; None on CPU")
+    gpu_name: str | None = Field(None, description="model of the first device")
     energy_per_device_j: list[float] | None = Field(None, description="J, in the order of gpu_uuids")
     per_request_latencies_ms: list[float] = Field(default_factory=list, description="end to end (ms)")
     idle_tail_s: float | None = Field(None, description="waited for slower processes; its energy counts (s)")
@@ -101,11 +101,16 @@ class RawProcessResult(Record):
 class AggregationMetadata(Record):
     """How process results were merged."""
 
-    method: str = "sum_energy_avg_throughput"
+    method: str = Field(
+        "sum_energy_avg_throughput",
+        description="energy, tokens and FLOP are sums over processes",
+    )
     num_processes: int = Field(description="processes merged (processes)")
-    temporal_overlap_verified: bool = False
-    gpu_attribution_verified: bool = False
-    warnings: list[str] = Field(default_factory=list)
+    temporal_overlap_verified: bool = Field(False, description="the windows of all processes overlap")
+    gpu_attribution_verified: bool = Field(
+        False, description="no GPU appears in two processes, by UUID where there is one"
+    )
+    warnings: list[str] = Field(default_factory=list, description="what does not fit together")
 
 
 class LatencyStatistics(Record):
@@ -145,9 +150,11 @@ class WarmupResult(Record):
 class DeviceEnergy(Record):
     """One GPU's energy between the two marks, by both methods. `images/harness/energy.py` defines the bounds."""
 
-    gpu_uuid: str
+    gpu_uuid: str = Field(description="which GPU")
     energy_j: float | None = Field(description="by the counter where there is one, else by the integral (J)")
-    source: Literal["nvml_counter", "nvml_power"] | None = None
+    source: Literal["nvml_counter", "nvml_power"] | None = Field(
+        None, description="the method that energy_j is of; None: neither gave a figure"
+    )
     counter_j: float | None = Field(None, description="by the energy counter (J)")
     integral_j: float | None = Field(None, description="by the trapezoid integral of sampled power (J)")
     bound_j: float | None = Field(None, description="bound of the error of energy_j (J)")
@@ -155,7 +162,9 @@ class DeviceEnergy(Record):
     integral_bound_j: float | None = Field(None, description="bound of the error of integral_j (J)")
     update_period_s: float | None = Field(None, description="time between two steps of the counter, measured (s)")
     counter_lag_s: float | None = Field(None, description="how far the counter lags behind; None: not to be seen (s)")
-    power_method: PowerMethod | None = None
+    power_method: PowerMethod | None = Field(
+        None, description="instant readings, or the driver's mean over the last second"
+    )
     samples: int = Field(0, description="power samples in the window (samples)")
     longest_gap_s: float | None = Field(None, description="longest time without a power sample in the window (s)")
 
@@ -193,7 +202,7 @@ class MultiGPUMetrics(Record):
 class DeviceActivity(Record):
     """What one GPU was doing in the window."""
 
-    gpu_uuid: str
+    gpu_uuid: str = Field(description="which GPU")
     reasons: list[str] = Field(default_factory=list, description="clock event reasons that slowed it down")
     throttle_duration_sec: float | None = Field(None, description="s")
     start_temperature_c: float | None = Field(None, description="degrees C")
@@ -209,14 +218,14 @@ class CoolDown(Record):
 
     target_c: float = Field(description="every GPU at or below this (degrees C)")
     waited_s: float = Field(description="s")
-    reached: bool
+    reached: bool = Field(description="False: the gate gave up waiting")
     temperature_c: float | None = Field(None, description="of the hottest GPU when the wait ended (degrees C)")
 
 
 class ThermalThrottleInfo(Record):
     """Throttling, temperature and clocks in the window, over all devices."""
 
-    reasons: list[str] = Field(default_factory=list)
+    reasons: list[str] = Field(default_factory=list, description="clock event reasons that slowed a GPU down")
     throttle_duration_sec: float | None = Field(None, description="of the device that was throttled longest (s)")
     max_temperature_c: float | None = Field(None, description="degrees C")
     devices: list[DeviceActivity] = Field(default_factory=list, description="in the order of the job's GPUs")
@@ -280,32 +289,32 @@ class ExtendedEfficiencyMetrics(Record):
 class EnvironmentSnapshot(Record):
     """Where the measurement ran."""
 
-    image_name: str | None = None
-    image_id: str | None = None
-    image_repo_digest: str | None = None
-    git_revision: str | None = None
-    launcher: str | None = None
-    model_commit: str | None = None
+    image_name: str | None = Field(None, description="image reference; None for a local process")
+    image_id: str | None = Field(None, description="image content id (sha256:...)")
+    image_repo_digest: str | None = Field(None, description="registry digest; None if never pushed")
+    git_revision: str | None = Field(None, description="joulehouse's git revision")
+    launcher: str | None = Field(None, description="local, docker or kubernetes")
+    model_commit: str | None = Field(None, description="commit of the model on the hub; None for a local folder")
     observed_settings: dict[str, str] = Field(
         default_factory=dict, description="what the engine really uses: dtype, attention, threads, CUDA ..."
     )
-    python_version: str | None = None
-    platform: str | None = None
-    cpu_model: str | None = None
+    python_version: str | None = Field(None, description="of the job's interpreter")
+    platform: str | None = Field(None, description="operating system and machine, as Python names them")
+    cpu_model: str | None = Field(None, description="name of the CPU")
     cpu_count: int | None = Field(None, description="CPUs this process may use")
     memory_total_mb: float | None = Field(None, description="MB, 10^6 bytes")
     device: str | None = Field(None, description="device the model ran on, as the backend names it")
-    driver_version: str | None = None
-    cuda_version: str | None = None
-    gpu_names: list[str] | None = None
-    gpu_uuids: list[str] | None = None
+    driver_version: str | None = Field(None, description="of NVIDIA's driver")
+    cuda_version: str | None = Field(None, description="of the driver's CUDA")
+    gpu_names: list[str] | None = Field(None, description="in the order of the job's GPUs")
+    gpu_uuids: list[str] | None = Field(None, description="of the job's GPUs")
     power_limits_w: list[float] | None = Field(None, description="W")
     clocks_mhz: list[float] | None = Field(None, description="MHz")
-    ecc_enabled: list[bool] | None = None
-    persistence_mode: list[bool] | None = None
-    mig_mode: list[bool] | None = None
+    ecc_enabled: list[bool] | None = Field(None, description="of each GPU")
+    persistence_mode: list[bool] | None = Field(None, description="of each GPU")
+    mig_mode: list[bool] | None = Field(None, description="of each GPU")
     compute_capabilities: list[str] | None = Field(None, description="such as 9.0")
     simulated: bool | None = Field(None, description="some GPU is a simulation; such figures prove nothing")
-    package_versions: dict[str, str] = Field(default_factory=dict)
-    node: str | None = None
-    pod: str | None = None
+    package_versions: dict[str, str] = Field(default_factory=dict, description="of the packages that do the work")
+    node: str | None = Field(None, description="host name of the machine")
+    pod: str | None = Field(None, description="Kubernetes pod name")

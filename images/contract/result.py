@@ -41,11 +41,15 @@ _INDEX = re.compile(r"\.[0-9]+(?=\.)")
 class ExperimentResult(Record):
     """One finished cycle. The headline figure is energy_per_output_token_j."""
 
-    schema_version: str = SCHEMA_VERSION
-    experiment_id: str
-    measurement_config_hash: str
-    backend: str = "pytorch"
-    measurement_methodology: Methodology = "total"
+    schema_version: str = Field(SCHEMA_VERSION, description="of this document")
+    experiment_id: str = Field(description="names this cycle's result; unique")
+    measurement_config_hash: str = Field(
+        description="names the configuration: SHA-256 over what differs from the defaults, its first 16 digits"
+    )
+    backend: str = Field("pytorch", description="inference engine")
+    measurement_methodology: Methodology = Field(
+        "total", description="which part of the window is described: all of it, at full load, or a fixed part"
+    )
     steady_state_window: tuple[float, float] | None = Field(None, description="from, to after the window opened (s)")
     total_tokens: int = Field(description="input + output tokens of all processes (tokens)")
     total_energy_j: float | None = Field(description="all devices, common open to common close (J)")
@@ -63,7 +67,7 @@ class ExperimentResult(Record):
     environment_snapshot: EnvironmentSnapshot | None = None
     measurement_warnings: list[str] = Field(default_factory=list, description="code: what was seen. What to do.")
     warmup_excluded_samples: int | None = Field(None, description="requests of the warm-up (requests)")
-    reproducibility_notes: str = ""
+    reproducibility_notes: str = Field("", description="what a repetition can be expected to give")
     timeseries: SidecarName = Field(None, description="relative file name")
     start_time: UtcDatetime = Field(description="opening mark of the measured window")
     end_time: UtcDatetime = Field(description="closing mark of the measured window")
@@ -77,7 +81,7 @@ class ExperimentResult(Record):
     latency_stats: LatencyStatistics | None = None
     extended_metrics: ExtendedEfficiencyMetrics | None = None
 
-    study: str | None = None
+    study: str | None = Field(None, description="name of the study")
     experiment: str | None = Field(None, description="name of the experiment in the study")
     cycle: int | None = Field(None, description="number of this repetition, from 1")
     block: str | None = Field(None, description="cycle and GPU set that it shares with the study's other experiments")
@@ -90,8 +94,12 @@ class ExperimentResult(Record):
     output_tokens_per_second: float | None = Field(None, description="output_tokens / window (tokens/s)")
     total_tokens_per_second: float | None = Field(None, description="total_tokens / window (tokens/s)")
     energy_per_output_token_j: float | None = Field(None, description="total_energy_j / output_tokens (J/token)")
-    energy_source: EnergySource | None = None
-    measurement_valid: bool | None = None
+    energy_source: EnergySource | None = Field(
+        None, description="what total_energy_j is of: the energy counter, the power integral, or nothing"
+    )
+    measurement_valid: bool | None = Field(
+        None, description="False: it stays out of every interval, for invalid_reasons"
+    )
     invalid_reasons: list[str] = Field(default_factory=list, description="codes")
     requests: SidecarName = Field(None, description="relative name of requests.parquet")
     prompts_sha256: str | None = Field(None, description="of the rendered prompts' token ids, in order")
@@ -177,7 +185,7 @@ AggregatedResult = ExperimentResult
 class CompletenessReport(Record):
     """Whether every process of an experiment left a whole result."""
 
-    is_complete: bool
+    is_complete: bool = Field(description="nothing is missing and nothing is there twice")
     expected: int = Field(description="processes")
     found: int = Field(description="process results, duplicates included")
     missing: list[int] = Field(default_factory=list, description="process indices without a result")
