@@ -20,7 +20,6 @@ _VARIES = (
     (re.compile(r"CPU, .*?(?=  |$)"), "CPU"),
     (re.compile(r"^(warnings: ).*"), r"\1CODES"),
     (re.compile(r"  \[[a-z0-9_, ]+\]$"), ""),
-    (re.compile(r"^([a-z_]+: )(?:no difference|B |A |not comparable).*"), r"\1VERDICT"),
 )
 _FIGURE = re.compile(r"(?<![\w=-])[-+]?\d[\d,]*\.?\d*(?: %)?(?![\w/])")
 _MEASURED_ROW = re.compile(r"^\s*(?:[a-z_]+_per_second|[a-z]+_mean_ms|output tokens/s|total tokens/s|\w+ mean \(ms\)) ")
