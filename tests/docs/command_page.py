@@ -14,8 +14,8 @@ from warehouse.cli import cli as warehouse_cli
 PROGRAMS = {"runner": runner_cli, "warehouse": warehouse_cli}
 _HEAD = """# Commands
 
-Everything that `runner` and `warehouse` take, written from the code; `--help` says the same. `make install` puts both into `.venv/bin`. What their
-exit codes mean is in [troubleshooting.md](troubleshooting.md).
+Everything that `runner` and `warehouse` take, written from the code; `--help` says the same. `make install` puts both
+into `.venv/bin`. What their exit codes mean is in [troubleshooting.md](troubleshooting.md).
 """
 
 

@@ -21,14 +21,15 @@ from warehouse.schema import SCHEMA_VERSION, create_all
 
 _RESULT_HEAD = """# Result reference
 
-Every field of what a cycle leaves, written from the code (`images/contract/`). How the figures are defined is in [results.md](results.md). Units stand
-in brackets; `null` is not measured, never 0. Readers pass over keys that they do not know, and refuse another major schema version.
+Every field of what a cycle leaves, written from the code (`images/contract/`). How the figures are defined is in
+[results.md](results.md). Units stand in brackets; `null` is not measured, never 0. Readers pass over keys that they do
+not know, and refuse another major schema version.
 """
 _TABLE_HEAD = """# Table reference
 
-Every table, view and column of the warehouse, version {version}, written from the schema; `warehouse schema` prints the same of a database. Units
-stand in brackets; NULL is not measured, never 0. What to ask of which is in the [cookbook](cookbook.md), what an interval is over in
-[warehouse.md](warehouse.md).
+Every table, view and column of the warehouse, version {version}, written from the schema; `warehouse schema` prints the
+same of a database. Units stand in brackets; NULL is not measured, never 0. What to ask of which is in the
+[cookbook](cookbook.md), what an interval is over in [warehouse.md](warehouse.md).
 """
 _DOCUMENTS = {"result.json": ExperimentResult, "failure.json": JobFailure, "study.json": StudyRecord}
 _TABLES_OF_SIDECARS = {files.REQUESTS_FILE: "requests", files.TIMESERIES_FILE: "samples"}
