@@ -13,7 +13,8 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "joulehouse"
-html_static_path: list[str] = []
+# A line of a terminal's table fits.
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--3)"}}
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
