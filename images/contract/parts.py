@@ -39,7 +39,7 @@ class Timestamps(Record):
 
     start: UtcDatetime = Field(description="opening mark")
     end: UtcDatetime = Field(description="closing mark")
-    duration_sec: float = Field(description="s")
+    duration_sec: float = Field(description="between the two marks (s)")
 
     @classmethod
     def from_times(cls, start: datetime, end: datetime) -> Self:
@@ -54,7 +54,7 @@ class InferenceMetrics(Record):
     total_prompts: int = Field(description="requests finished (requests)")
     avg_tokens_per_second: float = Field(description="total_tokens / total_inference_time_sec (tokens/s)")
     total_inference_time_sec: float = Field(description="close - open of the window (s)")
-    input_tokens: int | None = Field(None, description="tokens")
+    input_tokens: int | None = Field(None, description="prompts after tokenising and cutting (tokens)")
     output_tokens: int | None = Field(None, description="ids generated up to and including EOS (tokens)")
     cached_input_tokens: int | None = Field(None, description="input tokens served from a cache (tokens)")
 
@@ -62,8 +62,8 @@ class InferenceMetrics(Record):
 class EnergyMetrics(Record):
     """Energy of one process's devices in the measured window; None without a meter."""
 
-    total_energy_joules: float | None = Field(description="J")
-    avg_power_watts: float | None = Field(description="W")
+    total_energy_joules: float | None = Field(description="of all devices of the process (J)")
+    avg_power_watts: float | None = Field(description="energy / length of the window (W)")
     energy_per_token_joules: float | None = Field(description="per total token (J/token)")
 
 
@@ -93,7 +93,9 @@ class RawProcessResult(Record):
     energy_per_device_j: list[float] | None = Field(None, description="J, in the order of gpu_uuids")
     per_request_latencies_ms: list[float] = Field(default_factory=list, description="end to end (ms)")
     idle_tail_s: float | None = Field(None, description="waited for slower processes; its energy counts (s)")
-    gpu_utilisation_samples: list[float] = Field(default_factory=list, description="percent")
+    gpu_utilisation_samples: list[float] = Field(
+        default_factory=list, description="of time with a kernel running, sample by sample (percent)"
+    )
     ttft_ms: list[float] | None = Field(None, description="raw only, dropped from result.json (ms)")
     itl_ms: list[float] | None = Field(None, description="raw only, dropped from result.json (ms)")
 
@@ -120,20 +122,20 @@ class LatencyStatistics(Record):
     200; below that the value is stored and flagged in measurement_warnings.
     """
 
-    ttft_mean_ms: float | None = Field(None, description="ms")
-    ttft_p50_ms: float | None = Field(None, description="ms")
-    ttft_p95_ms: float | None = Field(None, description="ms")
-    ttft_p99_ms: float | None = Field(None, description="ms")
-    ttft_min_ms: float | None = Field(None, description="ms")
-    ttft_max_ms: float | None = Field(None, description="ms")
-    ttft_samples: int = Field(0, description="requests")
-    itl_mean_ms: float | None = Field(None, description="ms")
-    itl_p50_ms: float | None = Field(None, description="ms")
-    itl_p95_ms: float | None = Field(None, description="ms")
-    itl_p99_ms: float | None = Field(None, description="ms")
-    itl_min_ms: float | None = Field(None, description="ms")
-    itl_max_ms: float | None = Field(None, description="ms")
-    itl_samples: int = Field(0, description="gaps")
+    ttft_mean_ms: float | None = Field(None, description="mean (ms)")
+    ttft_p50_ms: float | None = Field(None, description="median (ms)")
+    ttft_p95_ms: float | None = Field(None, description="95th percentile (ms)")
+    ttft_p99_ms: float | None = Field(None, description="99th percentile (ms)")
+    ttft_min_ms: float | None = Field(None, description="smallest (ms)")
+    ttft_max_ms: float | None = Field(None, description="largest (ms)")
+    ttft_samples: int = Field(0, description="that the figures are over (requests)")
+    itl_mean_ms: float | None = Field(None, description="mean (ms)")
+    itl_p50_ms: float | None = Field(None, description="median (ms)")
+    itl_p95_ms: float | None = Field(None, description="95th percentile (ms)")
+    itl_p99_ms: float | None = Field(None, description="99th percentile (ms)")
+    itl_min_ms: float | None = Field(None, description="smallest (ms)")
+    itl_max_ms: float | None = Field(None, description="largest (ms)")
+    itl_samples: int = Field(0, description="that the figures are over (gaps)")
 
 
 class WarmupResult(Record):
@@ -142,7 +144,7 @@ class WarmupResult(Record):
     converged: bool = Field(description="True: under the threshold; False: the cap on rounds was reached")
     final_cv: float | None = Field(description="coefficient of variation over the last `window` rounds; None if fewer")
     target_cv: float = Field(description="coefficient of variation that counts as steady")
-    iterations_completed: int = Field(description="rounds")
+    iterations_completed: int = Field(description="before the window opened (rounds)")
     max_rounds: int = Field(description="cap (rounds)")
     tokens_per_second: list[float] = Field(default_factory=list, description="of each round (tokens/s)")
 
@@ -196,7 +198,7 @@ class MultiGPUMetrics(Record):
     """Energy over several devices."""
 
     num_gpus: int = Field(description="devices used (GPUs)")
-    energy_per_gpu_j: list[float] | None = Field(None, description="J")
+    energy_per_gpu_j: list[float] | None = Field(None, description="of each GPU, in the order of the job's GPUs (J)")
 
 
 class DeviceActivity(Record):
@@ -204,12 +206,12 @@ class DeviceActivity(Record):
 
     gpu_uuid: str = Field(description="which GPU")
     reasons: list[str] = Field(default_factory=list, description="clock event reasons that slowed it down")
-    throttle_duration_sec: float | None = Field(None, description="s")
-    start_temperature_c: float | None = Field(None, description="degrees C")
-    max_temperature_c: float | None = Field(None, description="degrees C")
+    throttle_duration_sec: float | None = Field(None, description="time that it was slowed down (s)")
+    start_temperature_c: float | None = Field(None, description="first reading in the window (degrees C)")
+    max_temperature_c: float | None = Field(None, description="highest in the window (degrees C)")
     sm_clock_min_mhz: float | None = Field(None, description="after the window's first half second (MHz)")
-    sm_clock_mean_mhz: float | None = Field(None, description="MHz")
-    sm_clock_max_mhz: float | None = Field(None, description="MHz")
+    sm_clock_mean_mhz: float | None = Field(None, description="mean over the same time (MHz)")
+    sm_clock_max_mhz: float | None = Field(None, description="highest in the same time (MHz)")
     utilisation_mean_percent: float | None = Field(None, description="percent of time with a kernel running")
 
 
@@ -217,7 +219,7 @@ class CoolDown(Record):
     """What the cool-down gate waited for before the job began."""
 
     target_c: float = Field(description="every GPU at or below this (degrees C)")
-    waited_s: float = Field(description="s")
+    waited_s: float = Field(description="how long it waited (s)")
     reached: bool = Field(description="False: the gate gave up waiting")
     temperature_c: float | None = Field(None, description="of the hottest GPU when the wait ended (degrees C)")
 
@@ -227,7 +229,7 @@ class ThermalThrottleInfo(Record):
 
     reasons: list[str] = Field(default_factory=list, description="clock event reasons that slowed a GPU down")
     throttle_duration_sec: float | None = Field(None, description="of the device that was throttled longest (s)")
-    max_temperature_c: float | None = Field(None, description="degrees C")
+    max_temperature_c: float | None = Field(None, description="highest of all devices in the window (degrees C)")
     devices: list[DeviceActivity] = Field(default_factory=list, description="in the order of the job's GPUs")
     cool_down: CoolDown | None = None
 
@@ -302,14 +304,14 @@ class EnvironmentSnapshot(Record):
     platform: str | None = Field(None, description="operating system and machine, as Python names them")
     cpu_model: str | None = Field(None, description="name of the CPU")
     cpu_count: int | None = Field(None, description="CPUs this process may use")
-    memory_total_mb: float | None = Field(None, description="MB, 10^6 bytes")
+    memory_total_mb: float | None = Field(None, description="of the machine (MB, 10^6 bytes)")
     device: str | None = Field(None, description="device the model ran on, as the backend names it")
     driver_version: str | None = Field(None, description="of NVIDIA's driver")
     cuda_version: str | None = Field(None, description="of the driver's CUDA")
     gpu_names: list[str] | None = Field(None, description="in the order of the job's GPUs")
     gpu_uuids: list[str] | None = Field(None, description="of the job's GPUs")
-    power_limits_w: list[float] | None = Field(None, description="W")
-    clocks_mhz: list[float] | None = Field(None, description="MHz")
+    power_limits_w: list[float] | None = Field(None, description="of each GPU (W)")
+    clocks_mhz: list[float] | None = Field(None, description="SM clock of each GPU as the job began (MHz)")
     ecc_enabled: list[bool] | None = Field(None, description="of each GPU")
     persistence_mode: list[bool] | None = Field(None, description="of each GPU")
     mig_mode: list[bool] | None = Field(None, description="of each GPU")

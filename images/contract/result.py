@@ -58,10 +58,10 @@ class ExperimentResult(Record):
         description="mean over processes of their total-token rate; kept for compatibility (tokens/s)"
     )
     avg_energy_per_token_j: float | None = Field(description="total_energy_j / total_tokens (J/token)")
-    total_flops: float | None = Field(description="FLOP")
+    total_flops: float | None = Field(description="arithmetic of the described part, padding not counted (FLOP)")
     baseline_power_w: float | None = Field(None, description="sum of the devices' idle means (W)")
     energy_adjusted_j: float | None = Field(None, description="total_energy_j - baseline x window, may be below 0 (J)")
-    energy_per_device_j: list[float] | None = Field(None, description="J")
+    energy_per_device_j: list[float] | None = Field(None, description="of each GPU, in the order of the job's GPUs (J)")
     energy_breakdown: EnergyBreakdown | None = None
     multi_gpu: MultiGPUMetrics | None = None
     environment_snapshot: EnvironmentSnapshot | None = None
@@ -87,9 +87,9 @@ class ExperimentResult(Record):
     block: str | None = Field(None, description="cycle and GPU set that it shares with the study's other experiments")
     scheduling: Scheduling | None = None
     attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
-    input_tokens: int | None = Field(None, description="tokens")
-    output_tokens: int | None = Field(None, description="tokens")
-    cached_input_tokens: int | None = Field(None, description="tokens")
+    input_tokens: int | None = Field(None, description="prompts after tokenising and cutting (tokens)")
+    output_tokens: int | None = Field(None, description="ids generated up to and including the end token (tokens)")
+    cached_input_tokens: int | None = Field(None, description="input tokens served from a cache (tokens)")
     passes: int | None = Field(None, description="whole passes over the workload in the window")
     output_tokens_per_second: float | None = Field(None, description="output_tokens / window (tokens/s)")
     total_tokens_per_second: float | None = Field(None, description="total_tokens / window (tokens/s)")
@@ -100,7 +100,9 @@ class ExperimentResult(Record):
     measurement_valid: bool | None = Field(
         None, description="False: it stays out of every interval, for invalid_reasons"
     )
-    invalid_reasons: list[str] = Field(default_factory=list, description="codes")
+    invalid_reasons: list[str] = Field(
+        default_factory=list, description="codes of what makes it unfit for any interval"
+    )
     requests: SidecarName = Field(None, description="relative name of requests.parquet")
     prompts_sha256: str | None = Field(None, description="of the rendered prompts' token ids, in order")
 

@@ -23,6 +23,12 @@ def test_no_field_column_or_option_is_without_a_meaning() -> None:
         assert re.findall(r"^.*\|  \|$", (DOCS / page).read_text(), re.MULTILINE) == []
 
 
+def test_no_meaning_is_only_a_unit() -> None:
+    """A reader knows that ttft_mean_ms is in ms; what it is the mean of is the question."""
+    units = r"J|W|s|ms|MB, 10\^6 bytes|MHz|percent|tokens|requests|rounds|FLOP|degrees C"
+    assert re.findall(rf"^.*\| (?:{units}) \|$", (DOCS / "result-reference.md").read_text(), re.MULTILINE) == []
+
+
 def test_every_table_and_every_stored_column_says_what_it_is() -> None:
     assert [one.name for one in relations() if not one.comment] == []
     stored = [(one.name, column) for one in relations() if one.kind != "macro" for column in one.columns]
