@@ -31,7 +31,11 @@ Every table, view and column of the warehouse, version {version}, written from t
 same of a database. Units stand in brackets; NULL is not measured, never 0. What to ask of which is in the
 [cookbook](cookbook.md), what an interval is over in [warehouse.md](warehouse.md).
 """
-_DOCUMENTS: dict[str, type[BaseModel]] = {"result.json": ExperimentResult, "failure.json": JobFailure, "study.json": StudyRecord}
+_DOCUMENTS: dict[str, type[BaseModel]] = {
+    "result.json": ExperimentResult,
+    "failure.json": JobFailure,
+    "study.json": StudyRecord,
+}
 _TABLES_OF_SIDECARS = {files.REQUESTS_FILE: "requests", files.TIMESERIES_FILE: "samples"}
 _OF_MACROS = {
     "gpu_hours": "GPU time, from output tokens/s (h)",

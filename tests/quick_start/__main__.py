@@ -40,6 +40,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         repository = Path(scratch) / "joulehouse.git"
         subprocess.run(["git", "clone", "-q", "--bare", ROOT, repository], check=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, check=True, capture_output=True).stdout
+        print(f"of the last commit{'; what is not committed is not in it' if changed else ''}")
         container = _start(repository)
         try:
             return _follow(container, arguments.verbose)
