@@ -142,11 +142,20 @@ lint: .venv/.dev ## format, lint, types, import contracts
 	$(BIN)/lint-imports | grep -E 'KEPT|BROKEN|->|Contracts:'
 
 .PHONY: check
-check: lint test ## everything CI runs
+check: lint docs test ## everything CI runs
 
 .PHONY: format
 format: .venv/.dev ## put the source into its form
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+.PHONY: docs
+docs: .venv/.dev ## the documentation as a site, .cache/docs/index.html; a dead link is an error
+	@$(BIN)/python -m sphinx -q -a -E -n -W --keep-going -b html -d .cache/doctrees docs .cache/docs $(ARGS)
+	echo "documentation: .cache/docs/index.html"
+
+.PHONY: test-quick-start
+test-quick-start: .venv/.dev ## docs/quick-start.md, word by word, in a container with git, make and python3 only
+	@$(BIN)/python -m tests.quick_start $(ARGS)
 
 .PHONY: bench
 bench: .venv/.dev ## measure joulehouse itself; prints a table
@@ -159,7 +168,7 @@ lock: ## resolve all versions anew into both constraints files
 	$$scratch/images/bin/pip install -q -r images/pytorch/requirements.txt $(foreach b,$(filter-out vllm,$(BACKENDS)),-r images/$(b)/requirements.txt)
 	$$scratch/images/bin/pip freeze | sed 's/+[a-z0-9.]*$$//' > images/constraints.txt
 	$$scratch/all/bin/pip install -q -c images/constraints.txt -r images/pytorch/requirements.txt
-	$$scratch/all/bin/pip install -q -c images/constraints.txt '.[host,dev]'
+	$$scratch/all/bin/pip install -q -c images/constraints.txt '.[host,dev,docs]'
 	$$scratch/all/bin/pip freeze --exclude joulehouse | sed 's/+[a-z0-9.]*$$//' | grep -vxFf images/constraints.txt > constraints.txt
 
 .PHONY: clean
@@ -178,7 +187,7 @@ clean: ## remove .venv and caches; results and warehouses stay
 
 .venv/.dev: .venv/.host
 	@echo "set-up: developers' tools into .venv"
-	$(PIP) -e '.[host,dev]' && touch $@
+	$(PIP) -e '.[host,dev,docs]' && touch $@
 
 .venv/.backend-%: .venv/.host
 	@echo "set-up: backend $* into .venv"

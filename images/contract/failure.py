@@ -27,18 +27,18 @@ class JobFailure(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    experiment_id: str
-    backend: str | None = None
-    measurement_config_hash: str | None = None
+    experiment_id: str = Field(description="names this try; unique")
+    backend: str | None = Field(None, description="inference engine")
+    measurement_config_hash: str | None = Field(None, description="of the configuration; None if it was not valid")
     config: dict[str, Any] | None = Field(None, description="the configuration as it was given")
-    study: str | None = None
+    study: str | None = Field(None, description="name of the study")
     experiment: str | None = Field(None, description="name of the experiment in the study")
     cycle: int | None = Field(None, description="number of this repetition, from 1")
     attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
     error_class: str = Field(description="class name of the error, or TimedOut, Killed, NotBegun, Damaged, Unexplained")
     exit_code: int = Field(description="an ExitCode")
-    message: Text
-    advice: Text = ""
+    message: Text = Field(description="what went wrong, in one line")
+    advice: Text = Field("", description="what to do about it")
     log_tail: list[Text] = Field(default_factory=list, description="last lines of the job's log")
     time: UtcDatetime = Field(description="when it failed")
 

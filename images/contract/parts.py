@@ -37,9 +37,9 @@ class Record(BaseModel):
 class Timestamps(Record):
     """Open and close of one process's measured window."""
 
-    start: UtcDatetime
-    end: UtcDatetime
-    duration_sec: float = Field(description="s")
+    start: UtcDatetime = Field(description="opening mark")
+    end: UtcDatetime = Field(description="closing mark")
+    duration_sec: float = Field(description="between the two marks (s)")
 
     @classmethod
     def from_times(cls, start: datetime, end: datetime) -> Self:
@@ -54,7 +54,7 @@ class InferenceMetrics(Record):
     total_prompts: int = Field(description="requests finished (requests)")
     avg_tokens_per_second: float = Field(description="total_tokens / total_inference_time_sec (tokens/s)")
     total_inference_time_sec: float = Field(description="close - open of the window (s)")
-    input_tokens: int | None = Field(None, description="tokens")
+    input_tokens: int | None = Field(None, description="prompts after tokenising and cutting (tokens)")
     output_tokens: int | None = Field(None, description="ids generated up to and including EOS (tokens)")
     cached_input_tokens: int | None = Field(None, description="input tokens served from a cache (tokens)")
 
@@ -62,8 +62,8 @@ class InferenceMetrics(Record):
 class EnergyMetrics(Record):
     """Energy of one process's devices in the measured window; None without a meter."""
 
-    total_energy_joules: float | None = Field(description="J")
-    avg_power_watts: float | None = Field(description="W")
+    total_energy_joules: float | None = Field(description="of all devices of the process (J)")
+    avg_power_watts: float | None = Field(description="energy / length of the window (W)")
     energy_per_token_joules: float | None = Field(description="per total token (J/token)")
 
 
@@ -78,22 +78,24 @@ class ComputeMetrics(Record):
 class RawProcessResult(Record):
     """What one process measured; written by itself, aggregated later."""
 
-    experiment_id: str
+    experiment_id: str = Field(description="of the experiment that it is a part of")
     process_index: int = Field(ge=0, description="rank, from 0")
     gpu_id: int | None = Field(description="index of the first device; None on CPU")
-    config_name: str
-    model_name: str
+    config_name: str = Field(description="the measurement_config_hash")
+    model_name: str = Field(description="hub id, folder or builtin model")
     timestamps: Timestamps
     inference_metrics: InferenceMetrics
     energy_metrics: EnergyMetrics
     compute_metrics: ComputeMetrics
-    backend: str = "pytorch"
-    gpu_uuids: list[str] | None = None
-    gpu_name: str | None = None
+    backend: str = Field("pytorch", description="inference engine")
+    gpu_uuids: list[str] | None = Field(None, description="this process's GPUs; None on CPU")
+    gpu_name: str | None = Field(None, description="model of the first device")
     energy_per_device_j: list[float] | None = Field(None, description="J, in the order of gpu_uuids")
     per_request_latencies_ms: list[float] = Field(default_factory=list, description="end to end (ms)")
     idle_tail_s: float | None = Field(None, description="waited for slower processes; its energy counts (s)")
-    gpu_utilisation_samples: list[float] = Field(default_factory=list, description="percent")
+    gpu_utilisation_samples: list[float] = Field(
+        default_factory=list, description="of time with a kernel running, sample by sample (percent)"
+    )
     ttft_ms: list[float] | None = Field(None, description="raw only, dropped from result.json (ms)")
     itl_ms: list[float] | None = Field(None, description="raw only, dropped from result.json (ms)")
 
@@ -101,11 +103,16 @@ class RawProcessResult(Record):
 class AggregationMetadata(Record):
     """How process results were merged."""
 
-    method: str = "sum_energy_avg_throughput"
+    method: str = Field(
+        "sum_energy_avg_throughput",
+        description="energy, tokens and FLOP are sums over processes",
+    )
     num_processes: int = Field(description="processes merged (processes)")
-    temporal_overlap_verified: bool = False
-    gpu_attribution_verified: bool = False
-    warnings: list[str] = Field(default_factory=list)
+    temporal_overlap_verified: bool = Field(False, description="the windows of all processes overlap")
+    gpu_attribution_verified: bool = Field(
+        False, description="no GPU appears in two processes, by UUID where there is one"
+    )
+    warnings: list[str] = Field(default_factory=list, description="what does not fit together")
 
 
 class LatencyStatistics(Record):
@@ -115,20 +122,20 @@ class LatencyStatistics(Record):
     200; below that the value is stored and flagged in measurement_warnings.
     """
 
-    ttft_mean_ms: float | None = Field(None, description="ms")
-    ttft_p50_ms: float | None = Field(None, description="ms")
-    ttft_p95_ms: float | None = Field(None, description="ms")
-    ttft_p99_ms: float | None = Field(None, description="ms")
-    ttft_min_ms: float | None = Field(None, description="ms")
-    ttft_max_ms: float | None = Field(None, description="ms")
-    ttft_samples: int = Field(0, description="requests")
-    itl_mean_ms: float | None = Field(None, description="ms")
-    itl_p50_ms: float | None = Field(None, description="ms")
-    itl_p95_ms: float | None = Field(None, description="ms")
-    itl_p99_ms: float | None = Field(None, description="ms")
-    itl_min_ms: float | None = Field(None, description="ms")
-    itl_max_ms: float | None = Field(None, description="ms")
-    itl_samples: int = Field(0, description="gaps")
+    ttft_mean_ms: float | None = Field(None, description="mean (ms)")
+    ttft_p50_ms: float | None = Field(None, description="median (ms)")
+    ttft_p95_ms: float | None = Field(None, description="95th percentile (ms)")
+    ttft_p99_ms: float | None = Field(None, description="99th percentile (ms)")
+    ttft_min_ms: float | None = Field(None, description="smallest (ms)")
+    ttft_max_ms: float | None = Field(None, description="largest (ms)")
+    ttft_samples: int = Field(0, description="that the figures are over (requests)")
+    itl_mean_ms: float | None = Field(None, description="mean (ms)")
+    itl_p50_ms: float | None = Field(None, description="median (ms)")
+    itl_p95_ms: float | None = Field(None, description="95th percentile (ms)")
+    itl_p99_ms: float | None = Field(None, description="99th percentile (ms)")
+    itl_min_ms: float | None = Field(None, description="smallest (ms)")
+    itl_max_ms: float | None = Field(None, description="largest (ms)")
+    itl_samples: int = Field(0, description="that the figures are over (gaps)")
 
 
 class WarmupResult(Record):
@@ -137,7 +144,7 @@ class WarmupResult(Record):
     converged: bool = Field(description="True: under the threshold; False: the cap on rounds was reached")
     final_cv: float | None = Field(description="coefficient of variation over the last `window` rounds; None if fewer")
     target_cv: float = Field(description="coefficient of variation that counts as steady")
-    iterations_completed: int = Field(description="rounds")
+    iterations_completed: int = Field(description="before the window opened (rounds)")
     max_rounds: int = Field(description="cap (rounds)")
     tokens_per_second: list[float] = Field(default_factory=list, description="of each round (tokens/s)")
 
@@ -145,9 +152,11 @@ class WarmupResult(Record):
 class DeviceEnergy(Record):
     """One GPU's energy between the two marks, by both methods. `images/harness/energy.py` defines the bounds."""
 
-    gpu_uuid: str
+    gpu_uuid: str = Field(description="which GPU")
     energy_j: float | None = Field(description="by the counter where there is one, else by the integral (J)")
-    source: Literal["nvml_counter", "nvml_power"] | None = None
+    source: Literal["nvml_counter", "nvml_power"] | None = Field(
+        None, description="the method that energy_j is of; None: neither gave a figure"
+    )
     counter_j: float | None = Field(None, description="by the energy counter (J)")
     integral_j: float | None = Field(None, description="by the trapezoid integral of sampled power (J)")
     bound_j: float | None = Field(None, description="bound of the error of energy_j (J)")
@@ -155,7 +164,9 @@ class DeviceEnergy(Record):
     integral_bound_j: float | None = Field(None, description="bound of the error of integral_j (J)")
     update_period_s: float | None = Field(None, description="time between two steps of the counter, measured (s)")
     counter_lag_s: float | None = Field(None, description="how far the counter lags behind; None: not to be seen (s)")
-    power_method: PowerMethod | None = None
+    power_method: PowerMethod | None = Field(
+        None, description="instant readings, or the driver's mean over the last second"
+    )
     samples: int = Field(0, description="power samples in the window (samples)")
     longest_gap_s: float | None = Field(None, description="longest time without a power sample in the window (s)")
 
@@ -187,20 +198,20 @@ class MultiGPUMetrics(Record):
     """Energy over several devices."""
 
     num_gpus: int = Field(description="devices used (GPUs)")
-    energy_per_gpu_j: list[float] | None = Field(None, description="J")
+    energy_per_gpu_j: list[float] | None = Field(None, description="of each GPU, in the order of the job's GPUs (J)")
 
 
 class DeviceActivity(Record):
     """What one GPU was doing in the window."""
 
-    gpu_uuid: str
+    gpu_uuid: str = Field(description="which GPU")
     reasons: list[str] = Field(default_factory=list, description="clock event reasons that slowed it down")
-    throttle_duration_sec: float | None = Field(None, description="s")
-    start_temperature_c: float | None = Field(None, description="degrees C")
-    max_temperature_c: float | None = Field(None, description="degrees C")
+    throttle_duration_sec: float | None = Field(None, description="time that it was slowed down (s)")
+    start_temperature_c: float | None = Field(None, description="first reading in the window (degrees C)")
+    max_temperature_c: float | None = Field(None, description="highest in the window (degrees C)")
     sm_clock_min_mhz: float | None = Field(None, description="after the window's first half second (MHz)")
-    sm_clock_mean_mhz: float | None = Field(None, description="MHz")
-    sm_clock_max_mhz: float | None = Field(None, description="MHz")
+    sm_clock_mean_mhz: float | None = Field(None, description="mean over the same time (MHz)")
+    sm_clock_max_mhz: float | None = Field(None, description="highest in the same time (MHz)")
     utilisation_mean_percent: float | None = Field(None, description="percent of time with a kernel running")
 
 
@@ -208,17 +219,17 @@ class CoolDown(Record):
     """What the cool-down gate waited for before the job began."""
 
     target_c: float = Field(description="every GPU at or below this (degrees C)")
-    waited_s: float = Field(description="s")
-    reached: bool
+    waited_s: float = Field(description="how long it waited (s)")
+    reached: bool = Field(description="False: the gate gave up waiting")
     temperature_c: float | None = Field(None, description="of the hottest GPU when the wait ended (degrees C)")
 
 
 class ThermalThrottleInfo(Record):
     """Throttling, temperature and clocks in the window, over all devices."""
 
-    reasons: list[str] = Field(default_factory=list)
+    reasons: list[str] = Field(default_factory=list, description="clock event reasons that slowed a GPU down")
     throttle_duration_sec: float | None = Field(None, description="of the device that was throttled longest (s)")
-    max_temperature_c: float | None = Field(None, description="degrees C")
+    max_temperature_c: float | None = Field(None, description="highest of all devices in the window (degrees C)")
     devices: list[DeviceActivity] = Field(default_factory=list, description="in the order of the job's GPUs")
     cool_down: CoolDown | None = None
 
@@ -280,32 +291,32 @@ class ExtendedEfficiencyMetrics(Record):
 class EnvironmentSnapshot(Record):
     """Where the measurement ran."""
 
-    image_name: str | None = None
-    image_id: str | None = None
-    image_repo_digest: str | None = None
-    git_revision: str | None = None
-    launcher: str | None = None
-    model_commit: str | None = None
+    image_name: str | None = Field(None, description="image reference; None for a local process")
+    image_id: str | None = Field(None, description="image content id (sha256:...)")
+    image_repo_digest: str | None = Field(None, description="registry digest; None if never pushed")
+    git_revision: str | None = Field(None, description="joulehouse's git revision")
+    launcher: str | None = Field(None, description="local, docker or kubernetes")
+    model_commit: str | None = Field(None, description="commit of the model on the hub; None for a local folder")
     observed_settings: dict[str, str] = Field(
         default_factory=dict, description="what the engine really uses: dtype, attention, threads, CUDA ..."
     )
-    python_version: str | None = None
-    platform: str | None = None
-    cpu_model: str | None = None
+    python_version: str | None = Field(None, description="of the job's interpreter")
+    platform: str | None = Field(None, description="operating system and machine, as Python names them")
+    cpu_model: str | None = Field(None, description="name of the CPU")
     cpu_count: int | None = Field(None, description="CPUs this process may use")
-    memory_total_mb: float | None = Field(None, description="MB, 10^6 bytes")
+    memory_total_mb: float | None = Field(None, description="of the machine (MB, 10^6 bytes)")
     device: str | None = Field(None, description="device the model ran on, as the backend names it")
-    driver_version: str | None = None
-    cuda_version: str | None = None
-    gpu_names: list[str] | None = None
-    gpu_uuids: list[str] | None = None
-    power_limits_w: list[float] | None = Field(None, description="W")
-    clocks_mhz: list[float] | None = Field(None, description="MHz")
-    ecc_enabled: list[bool] | None = None
-    persistence_mode: list[bool] | None = None
-    mig_mode: list[bool] | None = None
+    driver_version: str | None = Field(None, description="of NVIDIA's driver")
+    cuda_version: str | None = Field(None, description="of the driver's CUDA")
+    gpu_names: list[str] | None = Field(None, description="in the order of the job's GPUs")
+    gpu_uuids: list[str] | None = Field(None, description="of the job's GPUs")
+    power_limits_w: list[float] | None = Field(None, description="of each GPU (W)")
+    clocks_mhz: list[float] | None = Field(None, description="SM clock of each GPU as the job began (MHz)")
+    ecc_enabled: list[bool] | None = Field(None, description="of each GPU")
+    persistence_mode: list[bool] | None = Field(None, description="of each GPU")
+    mig_mode: list[bool] | None = Field(None, description="of each GPU")
     compute_capabilities: list[str] | None = Field(None, description="such as 9.0")
     simulated: bool | None = Field(None, description="some GPU is a simulation; such figures prove nothing")
-    package_versions: dict[str, str] = Field(default_factory=dict)
-    node: str | None = None
-    pod: str | None = None
+    package_versions: dict[str, str] = Field(default_factory=dict, description="of the packages that do the work")
+    node: str | None = Field(None, description="host name of the machine")
+    pod: str | None = Field(None, description="Kubernetes pod name")

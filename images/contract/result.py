@@ -41,11 +41,15 @@ _INDEX = re.compile(r"\.[0-9]+(?=\.)")
 class ExperimentResult(Record):
     """One finished cycle. The headline figure is energy_per_output_token_j."""
 
-    schema_version: str = SCHEMA_VERSION
-    experiment_id: str
-    measurement_config_hash: str
-    backend: str = "pytorch"
-    measurement_methodology: Methodology = "total"
+    schema_version: str = Field(SCHEMA_VERSION, description="of this document")
+    experiment_id: str = Field(description="names this cycle's result; unique")
+    measurement_config_hash: str = Field(
+        description="names the configuration: SHA-256 over what differs from the defaults, its first 16 digits"
+    )
+    backend: str = Field("pytorch", description="inference engine")
+    measurement_methodology: Methodology = Field(
+        "total", description="which part of the window is described: all of it, at full load, or a fixed part"
+    )
     steady_state_window: tuple[float, float] | None = Field(None, description="from, to after the window opened (s)")
     total_tokens: int = Field(description="input + output tokens of all processes (tokens)")
     total_energy_j: float | None = Field(description="all devices, common open to common close (J)")
@@ -54,16 +58,16 @@ class ExperimentResult(Record):
         description="mean over processes of their total-token rate; kept for compatibility (tokens/s)"
     )
     avg_energy_per_token_j: float | None = Field(description="total_energy_j / total_tokens (J/token)")
-    total_flops: float | None = Field(description="FLOP")
+    total_flops: float | None = Field(description="arithmetic of the described part, padding not counted (FLOP)")
     baseline_power_w: float | None = Field(None, description="sum of the devices' idle means (W)")
     energy_adjusted_j: float | None = Field(None, description="total_energy_j - baseline x window, may be below 0 (J)")
-    energy_per_device_j: list[float] | None = Field(None, description="J")
+    energy_per_device_j: list[float] | None = Field(None, description="of each GPU, in the order of the job's GPUs (J)")
     energy_breakdown: EnergyBreakdown | None = None
     multi_gpu: MultiGPUMetrics | None = None
     environment_snapshot: EnvironmentSnapshot | None = None
     measurement_warnings: list[str] = Field(default_factory=list, description="code: what was seen. What to do.")
     warmup_excluded_samples: int | None = Field(None, description="requests of the warm-up (requests)")
-    reproducibility_notes: str = ""
+    reproducibility_notes: str = Field("", description="what a repetition can be expected to give")
     timeseries: SidecarName = Field(None, description="relative file name")
     start_time: UtcDatetime = Field(description="opening mark of the measured window")
     end_time: UtcDatetime = Field(description="closing mark of the measured window")
@@ -77,22 +81,28 @@ class ExperimentResult(Record):
     latency_stats: LatencyStatistics | None = None
     extended_metrics: ExtendedEfficiencyMetrics | None = None
 
-    study: str | None = None
+    study: str | None = Field(None, description="name of the study")
     experiment: str | None = Field(None, description="name of the experiment in the study")
     cycle: int | None = Field(None, description="number of this repetition, from 1")
     block: str | None = Field(None, description="cycle and GPU set that it shares with the study's other experiments")
     scheduling: Scheduling | None = None
     attempt: int | None = Field(None, description="number of this try at the cycle, from 1")
-    input_tokens: int | None = Field(None, description="tokens")
-    output_tokens: int | None = Field(None, description="tokens")
-    cached_input_tokens: int | None = Field(None, description="tokens")
+    input_tokens: int | None = Field(None, description="prompts after tokenising and cutting (tokens)")
+    output_tokens: int | None = Field(None, description="ids generated up to and including the end token (tokens)")
+    cached_input_tokens: int | None = Field(None, description="input tokens served from a cache (tokens)")
     passes: int | None = Field(None, description="whole passes over the workload in the window")
     output_tokens_per_second: float | None = Field(None, description="output_tokens / window (tokens/s)")
     total_tokens_per_second: float | None = Field(None, description="total_tokens / window (tokens/s)")
     energy_per_output_token_j: float | None = Field(None, description="total_energy_j / output_tokens (J/token)")
-    energy_source: EnergySource | None = None
-    measurement_valid: bool | None = None
-    invalid_reasons: list[str] = Field(default_factory=list, description="codes")
+    energy_source: EnergySource | None = Field(
+        None, description="what total_energy_j is of: the energy counter, the power integral, or nothing"
+    )
+    measurement_valid: bool | None = Field(
+        None, description="False: it stays out of every interval, for invalid_reasons"
+    )
+    invalid_reasons: list[str] = Field(
+        default_factory=list, description="codes of what makes it unfit for any interval"
+    )
     requests: SidecarName = Field(None, description="relative name of requests.parquet")
     prompts_sha256: str | None = Field(None, description="of the rendered prompts' token ids, in order")
 
@@ -177,7 +187,7 @@ AggregatedResult = ExperimentResult
 class CompletenessReport(Record):
     """Whether every process of an experiment left a whole result."""
 
-    is_complete: bool
+    is_complete: bool = Field(description="nothing is missing and nothing is there twice")
     expected: int = Field(description="processes")
     found: int = Field(description="process results, duplicates included")
     missing: list[int] = Field(default_factory=list, description="process indices without a result")

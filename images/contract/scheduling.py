@@ -23,10 +23,10 @@ def block_name(cycle: int, gpu_uuids: Iterable[str]) -> str:
 class Neighbour(Record):
     """A job of any runner that was on this host's other GPUs while this one ran."""
 
-    gpu_uuids: list[str]
-    study: str | None = None
+    gpu_uuids: list[str] = Field(description="the GPUs that it was on")
+    study: str | None = Field(None, description="its study")
     experiment: str | None = Field(None, description="its name in the study")
-    cycle: int | None = None
+    cycle: int | None = Field(None, description="number of its repetition, from 1")
     pid: int | None = Field(None, description="of its runner, on the host")
     seen: UtcDatetime = Field(description="when it was first seen beside this job")
 
@@ -55,8 +55,8 @@ class AdaptiveCycles(Record):
 class PilotEstimate(Record):
     """One experiment's pilot."""
 
-    experiment: str
-    measurement_config_hash: str
+    experiment: str = Field(description="its name in the study")
+    measurement_config_hash: str = Field(description="of its configuration")
     mean: float = Field(description="of the metric over the pilot blocks, in its unit")
     s: float = Field(description="standard deviation of the metric, ddof 1, in its unit")
     n_required: int = Field(description="blocks that this experiment alone would need, not cut at max")
@@ -66,7 +66,7 @@ class Scheduling(Record):
     """What the runner decided about one cycle."""
 
     placement: Placement | None = Field(None, description="any: on whichever GPUs were free, so GPU confounded")
-    order: Order | None = None
+    order: Order | None = Field(None, description="of the experiments inside a block")
     seed: int | None = Field(None, description="of the order")
     position: int | None = Field(
         None, description="place in its block's order (in the study's, without blocks), from 1"

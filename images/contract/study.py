@@ -16,20 +16,20 @@ STUDY_FILE = "study.json"
 
 
 class ExperimentRecord(Record):
-    name: str
-    measurement_config_hash: str
-    config: dict[str, Any]
+    name: str = Field(description="in the study")
+    measurement_config_hash: str = Field(description="of its configuration")
+    config: dict[str, Any] = Field(description="the whole ExperimentConfig")
 
 
 class StudyRecord(Record):
     """One study, as its first run saw it and later ones extended it."""
 
-    schema_version: Literal["1"] = "1"
-    name: str
-    created: UtcDatetime
+    schema_version: Literal["1"] = Field("1", description="of this document")
+    name: str = Field(description="of the study")
+    created: UtcDatetime = Field(description="when it first ran")
     seed: int = Field(description="of the order")
-    order: Order
-    placement: Placement
+    order: Order = Field(description="of the experiments inside a block")
+    placement: Placement = Field(description="block, or any: on whichever GPUs are free")
     on_gpus: bool = Field(description="whether it is measured on GPUs; the CPU's figures do not belong to theirs")
     cycles: int | AdaptiveCycles = Field(description="a number, or the rule with what it found")
     experiments: list[ExperimentRecord]

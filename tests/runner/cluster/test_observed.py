@@ -121,7 +121,8 @@ def test_a_node_that_does_not_answer_is_told_in_every_phase(phase: str) -> None:
         ),
         (
             {"reason": "DeadlineExceeded", "message": "Pod was active on the node longer than the specified deadline"},
-            "pod study-x took longer than its deadline. Raise timeouts.job_s, or look at the end of its log in failure.json.",
+            "pod study-x took longer than its deadline. Raise timeouts.job_s, or look at the end of its log in "
+            "failure.json.",
         ),
     ],
 )
