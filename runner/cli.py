@@ -17,7 +17,7 @@ from rich.console import Console
 
 from images.contract.config import BACKENDS
 from images.contract.job import ExitCode, JobError
-from runner.cluster.render import describe_jobs, render_rbac, render_study
+from runner.cluster.render import describe_jobs, render_rbac, render_study, rules_of
 from runner.execute import require_room
 from runner.gpu.leases import lease_folder
 from runner.gpu.settle import check_power_limits
@@ -150,7 +150,8 @@ def render(allow_tag: bool, rbac: bool, **options: Any) -> None:
         click.echo(render_rbac(None), nl=False)
         return
     study = asked_study(asked)
-    text = render_rbac(study.kubernetes.namespace) if rbac else render_study(study, allow_tag=allow_tag)
+    kubernetes = study.kubernetes
+    text = render_rbac(kubernetes.namespace, rules_of(kubernetes)) if rbac else render_study(study, allow_tag=allow_tag)
     click.echo(text, nl=False)
 
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import yaml
-from kubernetes import client, config, watch
+from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
-from kubernetes.config import incluster_config
-from kubernetes.config.config_exception import ConfigException
 from kubernetes.utils.quantity import parse_quantity
 from urllib3.exceptions import HTTPError
 
 from runner.cluster import names
+from runner.cluster.kubeconfig import read_kubeconfig
 from runner.launchers import EngineAway, LaunchFailed, LaunchImpossible
 
 Object: TypeAlias = dict[str, Any]
@@ -87,13 +83,7 @@ class Api:
 
     def __init__(self, namespace: str | None) -> None:
         configuration = client.Configuration()
-        try:
-            own = _from_kubeconfig(configuration)
-        except (ConfigException, OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
-            raise LaunchImpossible(
-                f"there is no kubeconfig that can be used ({_first_line(error)}).",
-                "Set KUBECONFIG, or get one for your cluster (`kubectl config view` shows what is in use).",
-            ) from None
+        own = read_kubeconfig(configuration)
         self.namespace = namespace or own or "default"
         self.server = str(configuration.host)
         configuration.retries = False
@@ -361,22 +351,6 @@ class Api:
 
 _SNAKE = {"Job": "job", "ConfigMap": "config_map", "Pod": "pod"}
 _TIMEOUT: dict[str, Any] = {"_request_timeout": (_CONNECT_S, _ANSWER_S)}
-
-
-def _from_kubeconfig(configuration: client.Configuration) -> str | None:
-    """Fill it in; returns the namespace that the kubeconfig's context names, or the service account's."""
-    file = os.environ.get("KUBECONFIG")  # the client has looked when it was imported
-    try:
-        config.load_kube_config(config_file=file, client_configuration=configuration)
-    except ConfigException:
-        # Inside of a cluster there is a service account in the place of a file.
-        config.load_incluster_config(client_configuration=configuration)
-        with suppress(OSError):
-            return Path(incluster_config.SERVICE_TOKEN_FILENAME).with_name("namespace").read_text().strip() or None
-        return None
-    _, active = config.list_kube_config_contexts(config_file=file)
-    namespace = (active.get("context") or {}).get("namespace")
-    return None if namespace is None else str(namespace)
 
 
 def _said(error: ApiException) -> str:

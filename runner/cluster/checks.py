@@ -11,9 +11,10 @@ from runner.cluster.bucket import BucketSource
 from runner.cluster.images import study_images
 from runner.cluster.manifests import ClusterJob
 from runner.cluster.nodes import check_nodes, needs_of
+from runner.cluster.permissions import ADVICE, missing_permissions
 from runner.cluster.pods import Manifest, claim_of, is_claim, place_of
 from runner.cluster.quotas import check_quotas
-from runner.cluster.render import first_cycles, rules_of, study_jobs
+from runner.cluster.render import first_cycles, study_jobs
 from runner.launchers import LaunchFailed
 from runner.studies.study import Study
 from runner.view.checks import Check
@@ -46,16 +47,8 @@ def cluster_checks(study: Study) -> list[Check]:
 
 
 def _permissions(study: Study, api: Api) -> Check:
-    needed = [
-        (verb, group, resource)
-        for group, resources, verbs in rules_of(study.kubernetes)
-        for resource in resources
-        for verb in verbs
-    ]
-    missing = [f"{verb} {resource}" for verb, group, resource in needed if not api.may(verb, group, resource)]
-    if missing:
-        step = "Ask for the Role that `runner render --rbac` prints."
-        return Check("permissions", "problem", f"you may not {', '.join(missing)}", step)
+    if missing := missing_permissions(study, api):
+        return Check("permissions", "problem", f"you may not {', '.join(missing)}", ADVICE)
     return Check("permissions", "ok", "all that `runner run` needs")
 
 
@@ -63,7 +56,7 @@ def _images(study: Study) -> Iterator[Check]:
     try:
         for backend, image in study_images(study, allow_tag=True).items():
             if image.digest is None:
-                step = "Name it by digest, as `make push` prints it."
+                step = "Name it by digest, as `make push` prints it, or run with --allow-tag."
                 yield Check(f"image {backend}", "warning", f"{image.reference} is a tag", step)
             else:
                 yield Check(

@@ -59,7 +59,7 @@ def describe_jobs(study: Study, *, allow_tag: bool) -> list[str]:
     lines = []
     for job in study_jobs(study, range(1, first_cycles(study) + 1), allow_tag=allow_tag):
         cells = [f"{named[config_hash]} c{cycle:03d}" for config_hash, cycle in job.cells]
-        how = "one after another on the same GPUs" if len(job.cells) > 1 else "alone"
+        how = "one after another in one pod" if len(job.cells) > 1 else "alone"
         if job.manifest["spec"].get("completionMode") == "Indexed":
             how = f"{job.manifest['spec']['parallelism']} at a time"
         lines.append(f"Job {job.name}: {', '.join(cells)}, {how}")

@@ -12,6 +12,7 @@ from runner.cluster.api import Api
 from runner.cluster.following import Follower
 from runner.cluster.home import Home
 from runner.cluster.images import study_images
+from runner.cluster.permissions import require_permissions
 from runner.cluster.pods import require_place
 from runner.cluster.sources import source_of
 from runner.interrupt import Stop
@@ -36,6 +37,7 @@ def run_on_cluster(
     """
     require_place(study)
     api.require_namespace()
+    require_permissions(study, api)
     images = study_images(study, allow_tag=allow_tag)
     layout.prepare()
     with layout.lock(study.name) as held:

@@ -217,7 +217,7 @@ def reader_pod(study: Study, name: str, image: str) -> dict[str, Any]:
                     ],
                 }
             ],
-            "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
+            "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": claim}}],
         },
     }
 

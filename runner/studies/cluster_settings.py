@@ -124,7 +124,9 @@ class Toleration(Part):
 class KubernetesSettings(Part):
     """Where in a cluster jobs run, with what, and where their results go."""
 
-    namespace: Annotated[str, AfterValidator(_namespace)] | None = Field(None, description="null is the kubeconfig's")
+    namespace: Annotated[str, AfterValidator(_namespace)] | None = Field(
+        None, description="null is the kubeconfig's, or in a cluster the service account's"
+    )
     images: dict[BackendName, str] = Field(
         default_factory=dict, description="image of each backend, by digest: registry/name@sha256:..."
     )

@@ -206,12 +206,16 @@ def test_a_cluster_that_cannot_be_used_is_one_line_with_the_next_step(cluster: C
         assert says in ran.stderr.splitlines()[-1]
         assert "Traceback" not in ran.stderr
 
-    refused("there is no kubeconfig that can be used", KUBECONFIG=str(tmp_path / "absent"))
+    refused(f"there is no kubeconfig {tmp_path / 'absent'}, and no service acc", KUBECONFIG=str(tmp_path / "absent"))
     for number, text in enumerate(("{", "- a list", "clusters: 5")):
         (tmp_path / f"broken-{number}").write_text(text)
-        refused("there is no kubeconfig that can be used", KUBECONFIG=str(tmp_path / f"broken-{number}"))
+        broken = str(tmp_path / f"broken-{number}")
+        refused(f"the kubeconfig {broken} cannot be used (", KUBECONFIG=broken)
     cluster.api.denied.add(("create", "jobs"))
     refused("you may not create jobs in the namespace bench. Ask for the Role that `runner render --rbac` prints.")
+    cluster.api.denied = {("list", "pods"), ("watch", "pods")}
+    refused("you may not list pods, watch pods in the namespace bench. Ask for the Role")
+    assert cluster.left() == [], "it is known before anything is submitted"
     cluster.api.denied.clear()
     elsewhere = cluster.study("a", "b", kubernetes={"namespace": "nowhere"})
     assert elsewhere == file

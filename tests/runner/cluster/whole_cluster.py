@@ -20,6 +20,7 @@ from rich.console import Console
 from runner.cluster import following
 from runner.cluster.api import Api
 from runner.cluster.pods import claim_of
+from runner.cluster.render import rules_of
 from runner.cluster.run import run_on_cluster
 from runner.interrupt import Stop
 from runner.layout import Layout
@@ -56,6 +57,8 @@ class Cluster:
             kubernetes=settings,
             **parts,
         )
+        # Only what the printed Role allows.
+        self.api.allow_only(rules_of(load_study(file).kubernetes))
         if settings["results"].startswith("pvc://"):
             folder = self.pods.claim / claim_of(load_study(file))[1]
             folder.mkdir(parents=True, exist_ok=True)
