@@ -1,0 +1,225 @@
+"""The page: one file that holds its styles, its program, the charts' specifications and the rows they draw.
+
+Nothing on it comes from elsewhere, and its own policy lets nothing else in: scripts are named by their digests. Text
+that others wrote is escaped by the template, is JSON without any ``<``, and becomes text alone in the program.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert as vlc
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from warehouse.numerals import brief
+from warehouse.report.charts import WINDOW, Chart
+from warehouse.report.data import METRICS, Metric, ReportData, Row
+from warehouse.report.gallery import Missing, gallery
+from warehouse.report.theme import ordered_backends
+
+LARGEST = 5_900_000
+"""Bytes of a page."""
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+_FOLDER = Path(__file__).parent
+_SCRIPTS = ("rows.js", "views.js", "configurations.js", "page.js")
+_MOST_CHOICES = 120
+"""Of each filter; the rest can be searched for."""
+_MOST_BEST = 40
+_FILTERS = {"backend": "Backend", "model": "Model", "gpu": "GPU", "study": "Study"}
+_DIGITS = 6
+# Of a campaign's row, what the page's program needs to know.
+_NOT_ON_PAGE = ("work_id", "processes", "n_gpu_sets", "first_start", "driver", "image", "limit", "commit")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts under one heading."""
+
+    name: str
+    title: str
+    charts: Sequence[Chart | Missing]
+
+
+_SECTIONS = {
+    "metrics": "By configuration",
+    "fronts": "What can be had for what",
+    "traces": "Power and temperature",
+    "latencies": "Latencies of requests",
+    "drift": "Drift",
+}
+
+
+def page(data: ReportData) -> bytes:
+    """The report as HTML, below `LARGEST` bytes; what has to be left out for that is said on it."""
+    charts = gallery(data)
+    bundle = vlc.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    program = "'use strict';\n" + "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    about = {
+        "window": WINDOW,
+        "metrics": [{"key": one.key, "name": one.name, "unit": one.unit, "less": one.less_is_better} for one in METRICS],
+        "charts": {
+            one.name: {
+                "spec": one.spec,
+                "sources": [source.__dict__ for source in one.sources],
+                "columns": one.columns,
+                "zoomed": one.zoomed,
+            }
+            for one in charts
+            if isinstance(one, Chart)
+        },
+    }
+    tables, notes = _tables_that_fit(data, LARGEST - len(bundle.encode()) - len(_blob(about)) - 700_000)
+    template = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("template.html")
+    text = template.render(
+        data=data,
+        counts=data.counts,
+        notes=[*data.notes, *notes],
+        policy=_policy(bundle, program),
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        bundle=bundle,
+        program=program,
+        about=_blob(about),
+        tables=_blob(tables),
+        sections=[
+            Section(name, title, [chart for chart in charts if chart.section == name])
+            for name, title in _SECTIONS.items()
+        ],
+        filters=_choices(data),
+        metrics=METRICS,
+        best=_best(data)[:_MOST_BEST],
+        n_best=len(_best(data)),
+        works=data.works[:_MOST_CHOICES],
+        version=version("joulehouse"),
+        wandering={row["id"]: row["label"] for row in data.campaigns},
+        percent=lambda ratio: f"{100 * ratio:+.1f} %",
+    )
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _policy(*scripts: str) -> str:
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _blob(value: object) -> str:
+    """JSON that no HTML parser can take for the end of its script."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _tables_that_fit(data: ReportData, room: int) -> tuple[Mapping[str, Any], list[str]]:
+    """All rows, or as many campaigns and cycles as there is `room` for (bytes)."""
+    campaigns, cycles = list(data.campaigns), list(data.cycles)
+    notes: list[str] = []
+    while True:
+        kept = [row for row in cycles if row["c"] < len(campaigns)]
+        tables = _tables(data, campaigns, kept)
+        if len(_blob(tables).encode()) <= room or not campaigns:
+            break
+        if len(cycles) > len(campaigns):
+            cycles = [row | {"run": None} for row in cycles[: len(cycles) // 2]]
+        else:
+            campaigns = campaigns[: len(campaigns) // 2]
+    if len(campaigns) < len(data.campaigns):
+        notes.append(
+            f"Only the first {len(campaigns):,} campaigns fit on this page, which stays below 6 MB; --study narrows it."
+        )
+    if len(kept) < len(data.cycles):
+        notes.append(f"Only {len(kept):,} cycles are drawn, so that this page stays below 6 MB.")
+    return tables, notes
+
+
+def _tables(data: ReportData, campaigns: Sequence[Row], cycles: Sequence[Row]) -> dict[str, Any]:
+    traces = [trace for trace in data.traces if trace["c"] < len(campaigns)]
+    samples = [{"trace": at} | point for at, trace in enumerate(traces) for point in trace["points"]]
+    runs = [{"trace": at, **{key: value for key, value in one.items() if key != "points"}} for at, one in enumerate(traces)]
+    kept = [{key: value for key, value in row.items() if key not in _NOT_ON_PAGE} for row in campaigns]
+    tables = {"campaigns": kept, "cycles": cycles, "samples": samples, "runs": runs, "gpus": data.gpus}
+    return {name: columns(rows) for name, rows in tables.items()}
+
+
+def columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """A list for each column; of texts the distinct ones and their places. What is not finite is not measured."""
+    found: dict[str, Any] = {}
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        if any(isinstance(value, str) for value in values):
+            names = sorted({value for value in values if value is not None})
+            place: dict[str | None, int] = {value: at for at, value in enumerate(names)} | {None: -1}
+            found[name] = {"names": names, "codes": [place[value] for value in values]}
+        else:
+            found[name] = [_rounded(value) for value in values]
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+
+
+def _choices(data: ReportData) -> list[dict[str, Any]]:
+    """Of each filter its values with the number of campaigns; a filter with one value is none."""
+    found = []
+    for name, title in _FILTERS.items():
+        counts = Counter(row[name] for row in data.campaigns if row[name] is not None)
+        if name == "backend":
+            values = ordered_backends(counts)
+        else:
+            values = sorted(counts, key=lambda value: (-counts[value], value))
+        if len(values) > 1:
+            shown = [(value, counts[value]) for value in values[:_MOST_CHOICES]]
+            found.append({"name": name, "title": title, "values": shown, "more": len(values) - len(shown)})
+    return found
+
+
+def _best(data: ReportData) -> list[Row]:
+    """Of each kind of work on each hardware, the campaign that is best by each metric."""
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in data.campaigns:
+        if row["work"] is not None:
+            groups.setdefault((row["work"], row["hardware"]), []).append(row)
+    return [
+        {
+            "work": data.works[work].label,
+            "hardware": hardware,
+            "compared": len(rows),
+            "cells": [_best_by(metric, rows) for metric in METRICS[:3]],
+        }
+        for (work, hardware), rows in sorted(groups.items())
+    ]
+
+
+def _best_by(metric: Metric, rows: Sequence[Row]) -> Row | None:
+    key = f"{metric.key}_mean"
+    measured = [row for row in rows if row[key] is not None]
+    if not measured:
+        return None
+    best = (min if metric.less_is_better else max)(measured, key=lambda row: row[key])
+    others = [row[key] for row in measured if row is not best]
+    nearest = (min if metric.less_is_better else max)(others) if others else None
+    ahead = abs(nearest / best[key] - 1) if nearest is not None and best[key] else None
+    return {
+        "text": best[f"{metric.key}_text"],
+        "interval": best[f"{metric.key}_interval"],
+        "label": best["label"],
+        "ahead": f"next: {brief(100 * ahead)} % {'more' if metric.less_is_better else 'less'}" if ahead else None,
+    }
