@@ -33,3 +33,8 @@ def interval(lower: float | None, upper: float | None, decimals: int) -> str | N
 def brief(value: float) -> str:
     """Four digits, for a sentence."""
     return number(value, digits(value, 0.0)) if math.isfinite(value) else str(value)
+
+
+def rough(value: float) -> str:
+    """Two digits, or all before the point, for a sentence."""
+    return number(value, max(0, 1 - magnitude(value))) if value and math.isfinite(value) else str(value)

@@ -35,9 +35,9 @@ from warehouse.report.page import page
 def command(target: Path, studies: tuple[str, ...], include_all: bool, database: Path, wait_s: float) -> None:
     """Write everything measured as one page for a browser.
 
-    The page is one file that needs no network: tables and charts with every interval and every cycle, Pareto fronts, traces of power
-    and temperature, latencies, drift, what failed, and where it all came from. Figures are those of `warehouse
-    campaign`. Charts can be zoomed, filtered and saved as SVG or PNG.
+    The page is one file that needs no network: tables and charts with every interval and every cycle, Pareto fronts,
+    traces of power and temperature, latencies, drift, what failed, and where it all came from. Figures are those of
+    `warehouse campaign`. Charts can be zoomed, filtered and saved as SVG or PNG.
     """
     if os.path.realpath(target) == os.path.realpath(database):
         raise WarehouseError(f"{target} is the database itself. Give another file with -o.", 2)

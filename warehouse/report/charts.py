@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from warehouse.numerals import brief
+from warehouse.numerals import rough
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.theme import (
     INK,
@@ -24,9 +24,9 @@ from warehouse.report.theme import (
     zoom,
 )
 
-WINDOW = 20
+WINDOW = 16
 """Configurations that are drawn at once where each has a line of its own."""
-_STEP = 26
+_STEP = 40
 _HEIGHT = 340
 # Values that differ more than this are on a logarithmic axis.
 _LOG_FROM = 20
@@ -59,8 +59,9 @@ class Chart:
 
     Attributes:
         name: also the name of its file.
-        spec: Vega-Lite, without data and without `labels`.
+        spec: Vega-Lite, without data.
         zoomed: by axis the field that its zoom is called after.
+        step: height of a line of its own for each configuration or GPU (px); None if it has none.
         columns: of the table beside it, by field.
     """
 
@@ -72,6 +73,7 @@ class Chart:
     sources: tuple[Source, ...]
     columns: Mapping[str, str]
     zoomed: Mapping[str, str]
+    step: int | None = None
 
 
 def metric_chart(metric: Metric, data: ReportData) -> Chart:
@@ -84,7 +86,7 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
     means = alt.Chart(alt.NamedData("campaigns"))
     dots = (
         alt.Chart(alt.NamedData("cycles"))
-        .mark_point(filled=True, size=22, opacity=0.75, yOffset=7, aria=False)
+        .mark_point(filled=True, size=22, opacity=0.75, yOffset=13, aria=False)
         .encode(
             x=alt.X(f"{key}:Q", title=metric.axis, scale=scale, axis=number_axis()),
             y=rows,
@@ -99,26 +101,30 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         )
         .add_params(zoom("x"))
     )
-    bars = means.mark_rule(strokeWidth=2.5, yOffset=-3, aria=False).encode(
+    bars = means.mark_rule(strokeWidth=2.5, yOffset=4, aria=False).encode(
         x=alt.X(f"{key}_lo:Q", title=metric.axis, scale=scale, axis=number_axis()),
         x2=f"{key}_hi:Q",
         y=rows,
         color=backend_colour(backends),
     )
-    points = means.mark_point(filled=True, size=75, opacity=1, yOffset=-3, aria=False).encode(
+    points = means.mark_point(filled=True, size=75, opacity=1, yOffset=4, aria=False).encode(
         x=x,
         y=rows,
         color=backend_colour(backends),
         shape=backend_shape(backends),
-        tooltip=settings_tooltip([(f"{key}_text", metric.axis), (f"{key}_interval", "95 % interval"), (f"{key}_n", "cycles")]),
+        tooltip=settings_tooltip(
+            [(f"{key}_text", metric.axis), (f"{key}_interval", "95 % interval"), (f"{key}_n", "cycles")]
+        ),
     )
-    title = f"{metric.name[0].upper()}{metric.name[1:]}, by configuration"
+    title = f"{capital(metric.name)}, by configuration"
     return Chart(
         name=key,
         section="metrics",
         title=title,
         summary=metric_sentence(metric, data),
-        spec=finished(dots + bars.transform_filter(f"isValid(datum.{key}_lo)") + points, title, alt.Step(_STEP)),
+        spec=finished(
+            named_lines(12) + dots + bars.transform_filter(f"isValid(datum.{key}_lo)") + points, title, WINDOW * _STEP
+        ),
         sources=(
             Source(
                 "campaigns",
@@ -136,6 +142,7 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
             f"{key}_n": "cycles",
         },
         zoomed={"x": key},
+        step=_STEP,
     )
 
 
@@ -147,15 +154,19 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
     compared = [row for row in data.campaigns if row["work"] is not None and row[f"{key}_mean"] is not None]
     x_scale, y_scale = (scale_of([row[f"{one}_mean"] for row in compared]) for one in (key, "energy"))
     x = alt.X(f"{key}_mean:Q", title=other.axis, scale=x_scale, axis=number_axis())
-    y = alt.Y(f"energy_mean:Q", title=energy.axis, scale=y_scale, axis=number_axis())
+    y = alt.Y("energy_mean:Q", title=energy.axis, scale=y_scale, axis=number_axis())
     base = alt.Chart(alt.NamedData("campaigns"))
     # What can be had: with this much of `other`, or better, the energy of the nearest campaign that has it.
     line = (
         base.transform_filter(f"datum.{front}")
-        .mark_line(strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False)
+        .mark_line(
+            strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False
+        )
         .encode(x=x, y=y, order=alt.Order(f"{key}_mean:Q"), color=alt.value(themed(SOFT)))
     )
-    faded = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.4))
+    # Where there are hundreds, their intervals would hide the points.
+    faded = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45))
+    bars = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45 if len(compared) < 60 else 0.1))
     across = (
         base.transform_filter(f"isValid(datum.{key}_lo)")
         .mark_rule(aria=False)
@@ -184,7 +195,10 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
         )
         .add_params(zoom("x", "y"))
     )
-    coloured = [one.encode(color=backend_colour(backends), opacity=faded) for one in (across, upright, points)]
+    coloured = [
+        one.encode(color=backend_colour(backends), opacity=opacity)
+        for one, opacity in ((across, bars), (upright, bars), (points, faded))
+    ]
     good = "higher" if not other.less_is_better else "lower"
     title = f"Energy against {other.name}"
     return Chart(
@@ -227,7 +241,9 @@ def metric_sentence(metric: Metric, data: ReportData) -> str:
         interval = f", 95 % interval {least[f'{key}_interval']}" if least[f"{key}_interval"] else ""
         return f"{least[f'{key}_text']} {metric.unit}{interval}, over {cycles_in_words(least[f'{key}_n'])}.{note}"
     ratio = most[f"{key}_mean"] / least[f"{key}_mean"] if least[f"{key}_mean"] else None
-    times = f", {brief(ratio)} times as much" if ratio is not None and ratio > 1.0005 else ""
+    if least[f"{key}_text"] == most[f"{key}_text"]:
+        return f"All {len(rows):,} configurations are at {least[f'{key}_text']} {metric.unit}.{note}"
+    times = f", {rough(ratio)} times as much" if ratio is not None else ""
     return (
         f"Of {len(rows):,} configurations the least is {least[f'{key}_text']} {metric.unit} ({least['label']}), "
         f"the most {most[f'{key}_text']} {metric.unit} ({most['label']}){times}.{note}"
@@ -238,7 +254,9 @@ def front_sentence(other: Metric, data: ReportData, beginning: str) -> str:
     """How many of the work that is shown first are on the front."""
     rows = [row for row in data.campaigns if row["work"] == 0 and row[f"{other.key}_mean"] is not None]
     n_front = sum(row[f"{other.key}_front"] for row in rows)
-    works = f" This is one of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""
+    works = (
+        f" This is one of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""
+    )
     verb = "is" if n_front == 1 else "are"
     return (
         f"{beginning}{n_front} of {len(rows):,} configurations that did the same work {verb} beaten by none in both; "
@@ -246,27 +264,35 @@ def front_sentence(other: Metric, data: ReportData, beginning: str) -> str:
     )
 
 
+def capital(text: str) -> str:
+    """With its first letter as at the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def cycles_in_words(n: int) -> str:
     return "1 cycle" if n == 1 else f"{n:,} cycles"
 
 
 def ranked() -> alt.Y:
-    """A line for each rank, with the label that the chart's parameter `labels` has for it."""
-    return alt.Y(
-        "rank:O",
-        title=None,
-        axis=alt.Axis(
-            labelExpr="labels[datum.value - 1]",
-            labelLimit=alt.ExprRef("containerSize()[0] < 560 ? 128 : 300"),
-            labelColor=themed(INK),
-            ticks=False,
-            domain=False,
-            grid=True,
-        ),
+    """A line for each rank, without an axis: see `named_lines`."""
+    return alt.Y("rank:O", axis=None)
+
+
+def named_lines(above: int) -> alt.Chart:
+    """The label of each rank over its line, as wide as the chart: beside it, a narrow page would cut it short.
+
+    Args:
+        above: how far above the middle of the line (px).
+    """
+    lines: alt.Chart = (
+        alt.Chart(alt.NamedData("campaigns"))
+        .mark_text(align="left", baseline="middle", yOffset=-above, fontSize=12, limit=alt.ExprRef("width"), aria=False)
+        .encode(x=alt.value(0), y=ranked(), text="label:N", color=alt.value(themed(INK)))
     )
+    return lines
 
 
-def scale_of(values: Sequence[float | None], base: str = "linear") -> alt.Scale:
+def scale_of(values: Sequence[float | None]) -> alt.Scale:
     """Logarithmic if values differ by much; never from 0, because dots are compared by their places."""
     known = [value for value in values if value is not None]
     wide = bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_FROM
@@ -274,7 +300,7 @@ def scale_of(values: Sequence[float | None], base: str = "linear") -> alt.Scale:
 
 
 def number_axis(form: str = ",.5~g") -> alt.Axis:
-    return alt.Axis(format=form, labelOverlap=True, tickCount=6, labelFlush=False)
+    return alt.Axis(format=form, labelOverlap=True, tickCount=6, labelFlush=True)
 
 
 def settings_tooltip(figures: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:
@@ -283,11 +309,12 @@ def settings_tooltip(figures: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:
     return settings + [alt.Tooltip(f"{name}:N", title=title) for name, title in figures]
 
 
-def finished(chart: alt.LayerChart | alt.Chart, title: str, height: int | alt.Step) -> dict[str, Any]:
-    """The specification, with the parameters that a page sets."""
+def finished(chart: alt.LayerChart | alt.Chart, title: str, height: int) -> dict[str, Any]:
+    """The specification, with the parameter that a page sets."""
     spec: dict[str, Any] = configured(chart, title, height).to_dict()
-    # By hand: Altair would put them on each layer.
-    spec["params"] = [{"name": "dark", "value": False}, {"name": "labels", "value": []}, *spec.get("params", [])]
+    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    # By hand: Altair would put it on each layer.
+    spec["params"] = [{"name": "dark", "value": False}, *spec.get("params", [])]
     return spec
 
 

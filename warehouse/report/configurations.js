@@ -43,7 +43,7 @@ function lineOf(row) {
   const head = document.createElement('th');
   head.scope = 'row';
   head.append(named(row.label));
-  const parts = [row.study, row.experiment, row.hash && `config ${row.hash}`, `campaign ${row.id.slice(0, 8)}`].filter(Boolean);
+  const parts = [row.study, row.experiment].filter(text => text && !row.label.includes(text)).concat([row.hash && `config ${row.hash}`, `campaign ${row.id.slice(0, 8)}`]).filter(Boolean);
   const below = named(parts.join(' · '));
   below.className = 'below';
   head.append(below);

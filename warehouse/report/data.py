@@ -132,7 +132,7 @@ def read_report(
     measured = [group for group in groups if group.campaign_id is not None]
     _choose(connection, measured, studies, include_all)
 
-    shown = measured[: MOST_CAMPAIGNS]
+    shown = measured[:MOST_CAMPAIGNS]
     campaigns = _campaign_rows(connection, shown)
     place = {row["id"]: row["c"] for row in campaigns}
     works = works_of(connection, campaigns)
@@ -141,9 +141,13 @@ def read_report(
     found = troubles.read_troubles(connection, studies)
     notes = []
     if len(measured) > len(shown):
-        notes.append(f"Only the first {len(shown):,} of {len(measured):,} campaigns are on this page; --study narrows it.")
+        notes.append(
+            f"Only the first {len(shown):,} of {len(measured):,} campaigns are on this page; --study narrows it."
+        )
     if n_cycles > len(cycles):
-        notes.append(f"Only {len(cycles):,} of {n_cycles:,} cycles are drawn; means and intervals are over all of them.")
+        notes.append(
+            f"Only {len(cycles):,} of {n_cycles:,} cycles are drawn; means and intervals are over all of them."
+        )
     return ReportData(
         database=clipped(database),
         made_at=made_at,
@@ -245,9 +249,8 @@ def _names(group: CampaignGroup) -> Row:
 def _figures(key: str, figures: Figures | None) -> Row:
     """Mean, bounds and their text; the text has the digits of `warehouse campaign`."""
     if figures is None:
-        return {name: None for name in (f"{key}_mean", f"{key}_lo", f"{key}_hi", f"{key}_text", f"{key}_interval")} | {
-            f"{key}_n": 0
-        }
+        names = (f"{key}_mean", f"{key}_lo", f"{key}_hi", f"{key}_text", f"{key}_interval")
+        return dict.fromkeys(names) | {f"{key}_n": 0}
     decimals = digits(figures.mean, figures.std if figures.n_samples > 1 else 0.0)
     text = interval(figures.t_lower, figures.t_upper, decimals)
     return {
@@ -306,7 +309,7 @@ def _gpus(connection: DuckDBPyConnection) -> list[Row]:
     order = {uuid: at for at, uuid in enumerate(dict.fromkeys(row[0] for row in found), start=1)}
     return [
         {
-            "rank": order[uuid],
+            "name": f"{order[uuid]:02d} {clipped(uuid, 20)}",
             "uuid": clipped(uuid),
             "gpu": clipped(hardware),
             "metric": _DRIFT_METRICS[metric],

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse.report.charts import WINDOW, Chart, Source, front_chart, metric_chart, ranking
+from warehouse.report.charts import WINDOW, Chart, Source, capital, front_chart, metric_chart, ranking
 from warehouse.report.data import METRICS, ReportData, Row
 from warehouse.report.run_charts import (
-    LATENCY_KINDS,
     LATENCY_NAMES,
     TRACES,
     drift_chart,
@@ -38,39 +37,56 @@ class Missing:
 
 def gallery(data: ReportData) -> list[Chart | Missing]:
     """Every chart, in the order of the page."""
-    energy, speed, ttft, _ = METRICS
-    found: list[Chart | Missing] = []
+    return [*_metrics(data), *_fronts(data), *_traces(data), *_latencies(data), *_drifts(data)]
+
+
+def _metrics(data: ReportData) -> Iterator[Chart | Missing]:
     for metric in METRICS:
-        title = f"{metric.name[0].upper()}{metric.name[1:]}, by configuration"
-        reason = f"Not measured in any cycle. {_WHERE.get(metric.key, '')}".strip()
-        there = any(row[f"{metric.key}_mean"] is not None for row in data.campaigns)
-        found.append(_if(there, lambda metric=metric: metric_chart(metric, data), metric.key, "metrics", title, reason))
-    for other in (speed, ttft):
-        there = any(row["work"] is not None and row[f"{other.key}_mean"] is not None for row in data.campaigns)
-        reason = "No campaign has both figures and says what work it did."
-        title = f"Energy against {other.name}"
-        found.append(_if(there, lambda other=other: front_chart(other, data), f"energy-{other.key}", "fronts", title, reason))
+        if any(row[f"{metric.key}_mean"] is not None for row in data.campaigns):
+            yield metric_chart(metric, data)
+        else:
+            reason = f"Not measured in any cycle. {_WHERE.get(metric.key, '')}".strip()
+            yield Missing(metric.key, "metrics", f"{capital(metric.name)}, by configuration", reason)
+
+
+def _fronts(data: ReportData) -> Iterator[Chart | Missing]:
+    for other in METRICS[1:3]:
+        if any(row["work"] is not None and row[f"{other.key}_mean"] is not None for row in data.campaigns):
+            yield front_chart(other, data)
+        else:
+            reason = "No campaign has both figures and says what work it did."
+            yield Missing(f"energy-{other.key}", "fronts", f"Energy against {other.name}", reason)
+
+
+def _traces(data: ReportData) -> Iterator[Chart | Missing]:
     for kind, (name, _, _) in TRACES.items():
-        there = any(point[kind] is not None for trace in data.traces for point in trace["points"])
-        found.append(_if(there, lambda kind=kind: trace_chart(kind, data), kind, "traces", f"{name} over a run", "No run has samples of it."))
-    for kind in LATENCY_KINDS:
-        there = any(row[f"{kind}_p50"] is not None for row in data.campaigns)
-        title = f"{LATENCY_NAMES[kind][0].upper()}{LATENCY_NAMES[kind][1:]}: how requests are spread"
-        found.append(_if(there, lambda kind=kind: latency_chart(kind, data), f"requests-{kind}", "latencies", title, "No run has these times of its requests."))
+        if any(point[kind] is not None for trace in data.traces for point in trace["points"]):
+            yield trace_chart(kind, data)
+        else:
+            yield Missing(kind, "traces", f"{name} over a run", "No run has samples of it.")
+
+
+def _latencies(data: ReportData) -> Iterator[Chart | Missing]:
+    for kind, name in LATENCY_NAMES.items():
+        if any(row[f"{kind}_p50"] is not None for row in data.campaigns):
+            yield latency_chart(kind, data)
+        else:
+            title = f"{capital(name)}: how requests are spread"
+            yield Missing(f"requests-{kind}", "latencies", title, "No run has these times of its requests.")
+
+
+def _drifts(data: ReportData) -> Iterator[Chart | Missing]:
     metric = drift_metric(data)
-    for over in ("cycle", "time"):
-        found.append(
-            drift_chart(over, metric, data)
-            if metric is not None
-            else Missing(f"drift-{over}", "drift", f"Drift over {'cycles' if over == 'cycle' else 'time'}", "No campaign has two cycles.")
-        )
-    reason = "No campaign ran on several GPUs, one at a time."
-    found.append(_if(bool(data.gpus), lambda: gpu_chart(data), "drift-gpu", "drift", "GPUs against their fellows", reason))
-    return found
-
-
-def _if(there: bool, make: Callable[[], Chart], name: str, section: str, title: str, reason: str) -> Chart | Missing:
-    return make() if there else Missing(name, section, title, reason)
+    for over, name in (("cycle", "cycles"), ("time", "time")):
+        if metric is not None:
+            yield drift_chart(over, metric, data)
+        else:
+            yield Missing(f"drift-{over}", "drift", f"Drift over {name}", "No campaign has two cycles.")
+    if data.gpus:
+        yield gpu_chart(data)
+    else:
+        reason = "No campaign ran on several GPUs, one at a time."
+        yield Missing("drift-gpu", "drift", "GPUs against their fellows", reason)
 
 
 def static_spec(chart: Chart, data: ReportData, *, dark: bool = False, width: int = 640) -> dict[str, Any]:
@@ -82,10 +98,10 @@ def static_spec(chart: Chart, data: ReportData, *, dark: bool = False, width: in
     spec = copy.deepcopy(chart.spec)
     spec["datasets"] = {source.name: rows_of(source, data) for source in chart.sources}
     spec["width"] = width
-    values = {"dark": dark, "labels": _labels(chart, data)}
-    for parameter in spec["params"]:
-        if parameter["name"] in values:
-            parameter["value"] = values[parameter["name"]]
+    if chart.step is not None:
+        lines = {row.get("rank", row.get("name")) for rows in spec["datasets"].values() for row in rows}
+        spec["height"] = chart.step * len(lines)
+    next(one for one in spec["params"] if one["name"] == "dark")["value"] = dark
     spec["config"]["background"] = "#1a1e24" if dark else "#ffffff"
     return spec
 
@@ -113,9 +129,3 @@ def rows_of(source: Source, data: ReportData) -> list[Row]:
         if made[source.needs] is not None:
             rows.append(made)
     return rows
-
-
-def _labels(chart: Chart, data: ReportData) -> list[str]:
-    if chart.name == "drift-gpu":
-        return list(dict.fromkeys(row["uuid"] for row in data.gpus))
-    return [row["label"] for row in ranking(data.campaigns)[:WINDOW]]

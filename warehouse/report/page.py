@@ -21,7 +21,7 @@ import altair as alt
 import vl_convert as vlc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from warehouse.numerals import brief
+from warehouse.numerals import rough
 from warehouse.report.charts import WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.gallery import Missing, gallery
@@ -66,13 +66,16 @@ def page(data: ReportData) -> bytes:
     program = "'use strict';\n" + "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     about = {
         "window": WINDOW,
-        "metrics": [{"key": one.key, "name": one.name, "unit": one.unit, "less": one.less_is_better} for one in METRICS],
+        "metrics": [
+            {"key": one.key, "name": one.name, "unit": one.unit, "less": one.less_is_better} for one in METRICS
+        ],
         "charts": {
             one.name: {
                 "spec": one.spec,
                 "sources": [source.__dict__ for source in one.sources],
                 "columns": one.columns,
                 "zoomed": one.zoomed,
+                "step": one.step,
             }
             for one in charts
             if isinstance(one, Chart)
@@ -80,7 +83,11 @@ def page(data: ReportData) -> bytes:
     }
     tables, notes = _tables_that_fit(data, LARGEST - len(bundle.encode()) - len(_blob(about)) - 700_000)
     template = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     ).get_template("template.html")
     text = template.render(
         data=data,
@@ -148,7 +155,9 @@ def _tables_that_fit(data: ReportData, room: int) -> tuple[Mapping[str, Any], li
 def _tables(data: ReportData, campaigns: Sequence[Row], cycles: Sequence[Row]) -> dict[str, Any]:
     traces = [trace for trace in data.traces if trace["c"] < len(campaigns)]
     samples = [{"trace": at} | point for at, trace in enumerate(traces) for point in trace["points"]]
-    runs = [{"trace": at, **{key: value for key, value in one.items() if key != "points"}} for at, one in enumerate(traces)]
+    runs = [
+        {"trace": at, **{key: value for key, value in one.items() if key != "points"}} for at, one in enumerate(traces)
+    ]
     kept = [{key: value for key, value in row.items() if key not in _NOT_ON_PAGE} for row in campaigns]
     tables = {"campaigns": kept, "cycles": cycles, "samples": samples, "runs": runs, "gpus": data.gpus}
     return {name: columns(rows) for name, rows in tables.items()}
@@ -221,5 +230,9 @@ def _best_by(metric: Metric, rows: Sequence[Row]) -> Row | None:
         "text": best[f"{metric.key}_text"],
         "interval": best[f"{metric.key}_interval"],
         "label": best["label"],
-        "ahead": f"next: {brief(100 * ahead)} % {'more' if metric.less_is_better else 'less'}" if ahead else None,
+        "ahead": _ahead(ahead, "more" if metric.less_is_better else "less") if ahead is not None else None,
     }
+
+
+def _ahead(ratio: float, word: str) -> str:
+    return f"next: {rough(100 * ratio)} % {word}" if ratio >= 0.001 else "next: within 0.1 %"

@@ -27,7 +27,7 @@ const measured = key => tables.campaigns.some(row => row[`${key}_mean`] !== null
 const usable = about.metrics.filter(metric => measured(metric.key));
 chosen.rankBy = usable.length ? usable[0].key : 'energy';
 
-/** What follows from the choice: campaigns that are kept, their ranks in the window, and its labels. */
+/** What follows from the choice: campaigns that are kept, and their ranks in the window. */
 let now = {};
 
 function follow() {
@@ -46,7 +46,6 @@ function follow() {
     kept, ranked, drawn,
     keptPlaces: new Set(kept.map(row => row.c)),
     ranks: new Map(drawn.map((row, at) => [row.c, at + 1])),
-    labels: drawn.map(row => row.label),
     cycles: 0,
   };
   now.cycles = tables.cycles.reduce((count, row) => count + now.keptPlaces.has(row.c), 0);
@@ -74,5 +73,3 @@ function rowsOf(source) {
   }
   return rows;
 }
-
-const labelsOf = name => name === 'drift-gpu' ? [...new Set(tables.gpus.map(row => row.uuid))] : now.labels;

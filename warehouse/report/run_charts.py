@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import altair as alt
 
-from warehouse.numerals import brief
+from warehouse.numerals import brief, rough
 from warehouse.report.charts import (
     SETTINGS,
+    WINDOW,
     Chart,
     Source,
+    capital,
     cycles_in_words,
     finished,
+    named_lines,
     number_axis,
     ranked,
     scale_of,
     settings_tooltip,
 )
 from warehouse.report.data import METRICS, Metric, ReportData
-from warehouse.report.runs import LATENCIES, QUANTILES
+from warehouse.report.runs import QUANTILES
 from warehouse.report.theme import (
     INK,
     SHAPES,
@@ -31,6 +34,8 @@ from warehouse.report.theme import (
 )
 
 _HEIGHT = 260
+_LINE = 36
+_LINE_OF_A_GPU = 48
 LATENCY_NAMES = {
     "ttft": "time to first token",
     "tpot": "time per output token after the first",
@@ -104,41 +109,46 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
         return alt.X(f"{fields[quantile]}:Q", title=axis, scale=scale, axis=number_axis())
 
     def between(low: str, high: str, width: float, opacity: float = 1) -> alt.Chart:
-        return (
+        line: alt.Chart = (
             base.transform_filter(f"isValid(datum.{fields[low]}) && isValid(datum.{fields[high]})")
-            .mark_rule(strokeWidth=width, opacity=opacity, aria=False)
+            .mark_rule(strokeWidth=width, opacity=opacity, yOffset=8, aria=False)
             .encode(x=x(low), x2=fields[high], y=y, color=colour)
         )
+        return line
 
     far = (
         base.transform_filter(f"isValid(datum.{fields['p99']})")
-        .mark_point(shape="stroke", angle=90, size=60, strokeWidth=1.5, aria=False)
+        .mark_point(shape="stroke", angle=90, yOffset=8, size=60, strokeWidth=1.5, aria=False)
         .encode(x=x("p99"), y=y, color=colour)
     )
     middle = (
-        base.mark_point(filled=True, size=70, opacity=1, aria=False)
+        base.mark_point(filled=True, size=70, opacity=1, yOffset=8, aria=False)
         .encode(
             x=x("p50"),
             y=y,
             color=colour,
             shape=backend_shape(backends),
-            tooltip=settings_tooltip([("n_requests", "requests"), *((field, f"{one} (ms)") for one, field in fields.items())]),
+            tooltip=settings_tooltip(
+                [("n_requests", "requests"), *((field, f"{one} (ms)") for one, field in fields.items())]
+            ),
         )
         .add_params(zoom("x"))
     )
-    title = f"{name[0].upper()}{name[1:]}: how requests are spread"
+    layers = named_lines(9) + between("p5", "p95", 1.5) + between("p25", "p75", 8, 0.45) + far + middle
+    title = f"{capital(name)}: how requests are spread"
     return Chart(
         name=f"requests-{kind}",
         section="latencies",
         title=title,
         summary=_latency_sentence(kind, data),
-        spec=finished(between("p5", "p95", 1.5) + between("p25", "p75", 8, 0.45) + far + middle, title, alt.Step(26)),
+        spec=finished(layers, title, WINDOW * _LINE),
         sources=(
             Source("campaigns", "campaigns", "window", (*SETTINGS, "n_requests", *fields.values()), fields["p50"]),
         ),
         columns={"label": "configuration", "n_requests": "requests"}
         | {field: f"{quantile} (ms)" for quantile, field in fields.items()},
         zoomed={"x": fields["p50"]},
+        step=_LINE,
     )
 
 
@@ -159,9 +169,19 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
     )
     y = alt.Y("away:Q", title=axis, axis=number_axis("+.2~%"))
     if over == "cycle":
-        x = alt.X("beside:Q", title="cycle", scale=alt.Scale(zero=False, nice=False, padding=30), axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+        x = alt.X(
+            "beside:Q",
+            title="cycle",
+            scale=alt.Scale(zero=False, nice=False, padding=30),
+            axis=alt.Axis(tickMinStep=1, format="d", grid=False),
+        )
     else:
-        x = alt.X("when:T", title="began at (UTC)", scale=alt.Scale(type="utc", nice=False, padding=8), axis=alt.Axis(labelOverlap=True))
+        x = alt.X(
+            "when:T",
+            title="began at (UTC)",
+            scale=alt.Scale(type="utc", nice=False, padding=8),
+            axis=alt.Axis(labelOverlap=True),
+        )
     points = (
         base.mark_point(filled=True, size=24, opacity=0.6, aria=False)
         .encode(
@@ -179,8 +199,10 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
         )
         .add_params(zoom("x", "y"))
     )
-    zero = alt.Chart(alt.NamedData("cycles")).mark_rule(strokeWidth=1, aria=False).encode(
-        y=alt.datum(0, title=axis), color=alt.value(themed(SOFT))
+    zero = (
+        alt.Chart(alt.NamedData("cycles"))
+        .mark_rule(strokeWidth=1, aria=False)
+        .encode(y=alt.datum(0, title=axis), color=alt.value(themed(SOFT)))
     )
     layers = zero + points
     if over == "cycle":
@@ -195,16 +217,20 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
             )
         )
         layers = layers + middle
-    title = f"{metric.name[0].upper()}{metric.name[1:]} over {'cycles' if over == 'cycle' else 'time'}"
+    title = f"{capital(metric.name)} over {'cycles' if over == 'cycle' else 'time'}"
     return Chart(
         name=f"drift-{over}",
         section="drift",
         title=title,
-        summary=_drift_sentence(data) if over == "cycle" else "The same cycles at the time they began: a machine that warms up, or a "
+        summary=_drift_sentence(data)
+        if over == "cycle"
+        else "The same cycles at the time they began: a machine that warms up, or a "
         "neighbour that comes, shows as a slope or a step that all configurations share.",
         spec=finished(layers, title, 300),
         sources=(
-            Source("cycles", "cycles", "kept", ("c", "label", "backend", "cycle", "time", key, f"{key}_mean", "run"), key),
+            Source(
+                "cycles", "cycles", "kept", ("c", "label", "backend", "cycle", "time", key, f"{key}_mean", "run"), key
+            ),
         ),
         columns={"label": "configuration", "cycle": "cycle", key: metric.axis, f"{key}_mean": f"mean, {metric.axis}"},
         zoomed={"x": "beside" if over == "cycle" else "when", "y": "away"},
@@ -215,7 +241,11 @@ def gpu_chart(data: ReportData) -> Chart:
     """How each GPU differs from its fellows; as far as one standard deviation of its cycles."""
     metrics = list(dict.fromkeys(row["metric"] for row in data.gpus))
     axis = "GPU / mean of the campaigns it ran in - 1"
-    base, y = alt.Chart(alt.NamedData("gpus")), ranked()
+    base = alt.Chart(alt.NamedData("gpus"))
+    # Sorted by the number that each name begins with.
+    y = alt.Y(
+        "name:N", title=None, axis=alt.Axis(labelExpr="slice(datum.label, 3)", ticks=False, domain=False, grid=True)
+    )
     colour = series_colour("metric", metrics)
     shape = alt.Shape("metric:N", title=None, scale=alt.Scale(domain=metrics, range=list(SHAPES[: len(metrics)])))
     # On lines of their own, one for each metric.
@@ -249,10 +279,13 @@ def gpu_chart(data: ReportData) -> Chart:
         section="drift",
         title=title,
         summary=_gpu_sentence(data),
-        spec=finished(spread + points, title, alt.Step(18, **{"for": "position"})),
-        sources=(Source("gpus", "gpus", "gpu", ("rank", "uuid", "gpu", "metric", "n", "ratio", "low", "high"), "ratio"),),
+        spec=finished(spread + points, title, WINDOW * _LINE_OF_A_GPU),
+        sources=(
+            Source("gpus", "gpus", "gpu", ("name", "uuid", "gpu", "metric", "n", "ratio", "low", "high"), "ratio"),
+        ),
         columns={"uuid": "GPU", "gpu": "model", "metric": "metric", "n": "cycles", "ratio": "GPU / mean - 1"},
         zoomed={"x": "ratio"},
+        step=_LINE_OF_A_GPU,
     )
 
 
@@ -268,9 +301,13 @@ def _trace_sentence(kind: str, unit: str, data: ReportData) -> str:
         for point in trace["points"]
         if point[kind] is not None and trace["from"] <= point["at"] <= trace["to"]
     ]
-    seen = f" In the first, {brief(min(values))} to {brief(max(values))} {unit} inside the window." if values else ""
-    runs = "1 run is" if len(data.traces) == 1 else f"{len(data.traces)} runs are"
-    return f"{runs} here: the middle one, by energy, of configurations that take least energy.{seen}"
+    seen = f" In this one, {brief(min(values))} to {brief(max(values))} {unit} inside the window." if values else ""
+    if len(data.traces) == 1:
+        return f"{trace['label']}: the cycle in the middle, by energy.{seen}"
+    return (
+        f"One of {len(data.traces)} runs: each is the cycle in the middle, by energy, of a configuration that takes "
+        f"little.{seen.replace('In this one', 'In the first')}"
+    )
 
 
 def _latency_sentence(kind: str, data: ReportData) -> str:
@@ -285,12 +322,13 @@ def _latency_sentence(kind: str, data: ReportData) -> str:
 
 
 def _drift_sentence(data: ReportData) -> str:
-    n = data.troubles.drift.count
+    n, chance = data.troubles.drift.count, data.troubles.drift_by_chance
     if not n:
         return "No campaign with 5 cycles or more wanders steadily (correlation with time 0.9 or more, either way)."
     worst = data.troubles.drift.rows[0]
     return (
-        f"{n} {'figure of a campaign wanders' if n == 1 else 'figures of campaigns wander'} steadily with time; most "
+        f"{n:,} {'figure of a campaign wanders' if n == 1 else 'figures of campaigns wander'} steadily with time, "
+        f"where chance alone would make about {rough(chance)} look so; most "
         f"{100 * worst['relative_change']:+.1f} % from first to last of {cycles_in_words(worst['n_samples'])}."
     )
 
@@ -302,6 +340,3 @@ def _gpu_sentence(data: ReportData) -> str:
         f"{n} GPUs, those that differ most first. Most: {worst['uuid']}, {100 * worst['ratio']:+.1f} % in "
         f"{worst['metric']}. Lines are one standard deviation of its cycles either way."
     )
-
-
-LATENCY_KINDS = tuple(LATENCIES)

@@ -127,7 +127,8 @@ def _candidates(campaigns: Sequence[Row]) -> list[str]:
     """Those of least energy, first the best one of each model and GPU."""
     ranked = sorted(campaigns, key=lambda row: (row["energy_mean"] is None, row["energy_mean"] or 0.0, row["c"]))
     seen: set[tuple[str, str]] = set()
-    best, others = [], []
+    best: list[str] = []
+    others: list[str] = []
     for row in ranked:
         kind = (row["model"], row["hardware"])
         (others if kind in seen else best).append(row["id"])

@@ -58,9 +58,11 @@ def _expression(at: int) -> str:
     return f"dark ? '{DARK[at % len(DARK)]}' : '{LIGHT[at % len(LIGHT)]}'"
 
 
-def configured(chart: alt.LayerChart | alt.Chart, description: str, height: int | alt.Step) -> alt.LayerChart | alt.Chart:
+def configured(chart: alt.LayerChart | alt.Chart, description: str, height: int) -> alt.LayerChart | alt.Chart:
     ink, soft, grid = themed(INK), themed(SOFT), themed(GRID)
-    return chart.properties(width="container", height=height, description=description).configure(
+    made: alt.LayerChart | alt.Chart = chart.properties(
+        width="container", height=height, description=description
+    ).configure(
         background="transparent",
         font="system-ui, 'DejaVu Sans', sans-serif",
         view=alt.ViewConfig(stroke=None),
@@ -79,6 +81,7 @@ def configured(chart: alt.LayerChart | alt.Chart, description: str, height: int 
             labelColor=ink, titleColor=ink, orient="top", labelFontSize=12, symbolSize=90, columnPadding=18, offset=8
         ),
     )
+    return made
 
 
 def zoom(*encodings: str) -> alt.Parameter:

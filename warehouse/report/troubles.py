@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from duckdb import DuckDBPyConnection
 
 from warehouse.commands.plain_text import clipped
+from warehouse.students_t import correlation_by_chance
 
 Row = dict[str, Any]
 
@@ -31,13 +32,18 @@ class Listing:
 
 @dataclass(frozen=True)
 class Troubles:
-    """Tables of what needs attention, and of provenance."""
+    """Tables of what needs attention, and of provenance.
+
+    Attributes:
+        drift_by_chance: as many rows as in `drift` would be there if nothing wandered (rows).
+    """
 
     warnings: Listing
     invalid: Listing
     failures: Listing
     quarantine: Listing
     drift: Listing
+    drift_by_chance: float
     provenance: Listing
     packages: Listing
 
@@ -65,11 +71,15 @@ ORDER BY n_failed DESC, failure_summary.last_failed DESC, error_class, study, ex
 """
 _QUARANTINE = "SELECT directory, reason FROM quarantine ORDER BY directory"
 # A line through few points says little: at least five, and close to it.
-_DRIFT = """
-SELECT campaign_id, metric, n_samples, relative_change, correlation
+_STEADY = 0.9
+_LOOKED_AT = """
 FROM drift_over_time SEMI JOIN temp.campaigns USING (campaign_id)
-WHERE metric IN ('energy_per_output_token_j', 'output_tokens_per_second')
-    AND n_samples >= 5 AND abs(correlation) >= 0.9
+WHERE metric IN ('energy_per_output_token_j', 'output_tokens_per_second') AND n_samples >= 5
+    AND correlation IS NOT NULL
+"""
+_DRIFT = f"""
+SELECT campaign_id, metric, n_samples, relative_change, correlation
+{_LOOKED_AT} AND abs(correlation) >= {_STEADY}
 ORDER BY abs(relative_change) DESC, campaign_id, metric
 """
 _PROVENANCE = """
@@ -105,13 +115,19 @@ def read_troubles(connection: DuckDBPyConnection, studies: Sequence[str]) -> Tro
         failures=_listing(connection, _FAILURES, asked),
         quarantine=_listing(connection, _QUARANTINE, {}),
         drift=_listing(connection, _DRIFT, {}),
+        drift_by_chance=_drift_by_chance(connection),
         provenance=_listing(connection, _PROVENANCE, {}),
         packages=_listing(connection, _PACKAGES, {}, 200),
     )
 
 
+def _drift_by_chance(connection: DuckDBPyConnection) -> float:
+    found = connection.execute(f"SELECT n_samples, count(*) {_LOOKED_AT} GROUP BY n_samples").fetchall()
+    return sum((count * correlation_by_chance(_STEADY, n) for n, count in found), 0.0)
+
+
 def _listing(
-    connection: DuckDBPyConnection, query: str, parameters: dict[str, object], most: int = MOST_ROWS
+    connection: DuckDBPyConnection, query: str, parameters: Mapping[str, object], most: int = MOST_ROWS
 ) -> Listing:
     found = connection.execute(query, parameters)
     names = [column[0] for column in found.description or ()]

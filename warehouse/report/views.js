@@ -7,16 +7,20 @@ const darkScheme = matchMedia('(prefers-color-scheme: dark)');
 const isDark = () => (document.documentElement.dataset.theme || (darkScheme.matches ? 'dark' : 'light')) === 'dark';
 const hostOf = name => document.getElementById(`c-${name}`);
 
+/** As high as there are lines. */
+const heightOf = (step, rows) => step * Math.max(1, new Set(rows.flat().map(row => row.rank ?? row.name)).size);
+
 async function draw(name) {
   const chart = about.charts[name], spec = chart.spec, host = hostOf(name);
   const rows = chart.sources.map(rowsOf);
   spec.datasets = Object.fromEntries(chart.sources.map((source, at) => [source.name, rows[at]]));
-  const values = {dark: isDark(), labels: labelsOf(name)};
-  for (const parameter of spec.params) if (parameter.name in values) parameter.value = values[parameter.name];
+  if (chart.step) spec.height = heightOf(chart.step, rows);
+  spec.params.find(parameter => parameter.name === 'dark').value = isDark();
   const many = rows.some(one => one.length > CANVAS_FROM);
   // Without eval, which the page's policy forbids.
+  // Only errors are told: that nothing is left to draw is none.
   const {view} = await vegaEmbed(host, spec, {
-    ast: true, renderer: many ? 'canvas' : 'svg', actions: false, tooltip: {theme: 'custom'},
+    ast: true, renderer: many ? 'canvas' : 'svg', actions: false, tooltip: {theme: 'custom'}, logLevel: 1,
   });
   delete spec.datasets;
   host.querySelector('svg,canvas').setAttribute('aria-hidden', 'true');
@@ -28,10 +32,10 @@ async function draw(name) {
 
 /** Give a chart the rows that follow from the choice. */
 async function redraw(name) {
-  const view = views[name], sources = about.charts[name].sources;
+  const view = views[name], {sources, step} = about.charts[name];
   const rows = sources.map(rowsOf);
   sources.forEach((source, at) => view.data(source.name, rows[at]));
-  view.signal('labels', labelsOf(name));
+  if (step) view.height(heightOf(step, rows));
   hostOf(name).dataset.rows = rows[rows.length - 1].length;
   tellEmpty(name, rows);
   await view.runAsync();
