@@ -113,7 +113,7 @@ install-%: .venv/.host ## what BACKEND needs to run in local processes (install-
 	$(MAKE) -s .venv/.backend-$*
 
 .PHONY: test
-test: .venv/.dev .venv/.backend-pytorch ## everything this machine can test; REQUIRE_DOCKER=1 fails without Docker
+test: .venv/.dev .venv/.backend-pytorch ## everything this machine can test; REQUIRE_DOCKER=1 fails without Docker, REQUIRE_BROWSER=1 without Chromium
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: test-gpu

@@ -235,11 +235,11 @@ def metric_sentence(metric: Metric, data: ReportData) -> str:
     key = metric.key
     rows = [row for row in data.campaigns if row[f"{key}_mean"] is not None]
     least, most = min(rows, key=lambda row: row[f"{key}_mean"]), max(rows, key=lambda row: row[f"{key}_mean"])
-    single = all(row[f"{key}_n"] < 2 for row in rows)
-    note = " One cycle each, so there is no interval." if single else ""
     if len(rows) == 1:
         interval = f", 95 % interval {least[f'{key}_interval']}" if least[f"{key}_interval"] else ""
-        return f"{least[f'{key}_text']} {metric.unit}{interval}, over {cycles_in_words(least[f'{key}_n'])}.{note}"
+        none = "" if interval else ": no interval"
+        return f"{least[f'{key}_text']} {metric.unit}{interval}, over {cycles_in_words(least[f'{key}_n'])}{none}."
+    note = " One cycle each, so there are no intervals." if all(row[f"{key}_n"] < 2 for row in rows) else ""
     ratio = most[f"{key}_mean"] / least[f"{key}_mean"] if least[f"{key}_mean"] else None
     if least[f"{key}_text"] == most[f"{key}_text"]:
         return f"All {len(rows):,} configurations are at {least[f'{key}_text']} {metric.unit}.{note}"

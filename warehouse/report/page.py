@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ _SECTIONS = {
 def page(data: ReportData) -> bytes:
     """The report as HTML, below `LARGEST` bytes; what has to be left out for that is said on it."""
     charts = gallery(data)
-    bundle = vlc.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    bundle = _bundle()
     program = "'use strict';\n" + "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     about = {
         "window": WINDOW,
@@ -113,6 +114,13 @@ def page(data: ReportData) -> bytes:
         percent=lambda ratio: f"{100 * ratio:+.1f} %",
     )
     return text.encode("utf-8", "backslashreplace")
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, which vl-convert carries; it takes seconds to put together."""
+    bundle: str = vlc.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return bundle
 
 
 def _policy(*scripts: str) -> str:

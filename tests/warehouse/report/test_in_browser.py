@@ -1,0 +1,256 @@
+"""The report of 200 experiments in headless Chromium: drawn, filtered, readable for all, and right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.warehouse.report.measured import BACKENDS, BATCHES, GPUS, MODELS, N_EXPERIMENTS
+from tests.warehouse.results import rows
+from warehouse.numerals import digits, interval, number
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+_AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+_KINDS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 360, "height": 800}},
+}
+_PICTURES = Path(__file__).parents[3] / ".cache" / "report"
+_N_CONFIGURATIONS = N_EXPERIMENTS // 5
+_MARKS = """
+() => Object.fromEntries(Object.entries(views).map(([name, view]) => {
+  let count = 0;
+  const walk = item => {
+    if (item.marktype && ['symbol', 'rule', 'line', 'rect'].includes(item.marktype) && item.role === 'mark') {
+      count += item.items.length;
+    }
+    (item.items || []).forEach(walk);
+  };
+  walk(view.scenegraph().root);
+  return [name, count];
+}))
+"""
+_CELLS = """
+() => [...document.querySelectorAll('#rows tbody [data-metric]')].map(cell => [
+  cell.closest('tr').dataset.campaign, cell.dataset.metric, [...cell.children].map(one => one.textContent).join(' '),
+])
+"""
+
+
+class Opened:
+    """A page, and what went wrong on it.
+
+    Attributes:
+        wrong: messages of the console, errors, and whatever it asked of a network.
+    """
+
+    def __init__(self, page: Page, report: Path) -> None:
+        self.page = page
+        self.wrong: list[str] = []
+        page.on("console", lambda one: self.wrong.append(one.text) if one.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else self.wrong.append(asked.url),
+        )
+        page.goto(report.as_uri())
+        page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+
+    def settle(self) -> None:
+        """Until all charts have what was chosen last."""
+        self.page.evaluate("updating")
+
+    def drawn(self, chart: str) -> int:
+        return int(self.page.locator(f"#c-{chart}").get_attribute("data-rows") or 0)
+
+    def serious_findings(self) -> list[str]:
+        """Of axe, which goes in past the page's policy: `evaluate` runs in the debugger's own world."""
+        self.page.evaluate(_AXE + ";0")
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        return [
+            f"{one['impact']} {one['id']}: {one['nodes'][0]['html'][:200]}"
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:
+    with browser.new_context(viewport={"width": 1280, "height": 900}, offline=True) as context:
+        yield Opened(context.new_page(), report)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_every_chart_is_drawn_without_an_error_and_axe_finds_nothing_serious(
+    browser: Browser, report: Path, kind: str
+) -> None:
+    settings = {"viewport": {"width": 1280, "height": 900}} | _KINDS[kind]
+    with browser.new_context(**settings, offline=True) as context:
+        opened = Opened(context.new_page(), report)
+        page = opened.page
+        _PICTURES.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=_PICTURES / f"{kind}.png", full_page=True)
+        marks = page.evaluate(_MARKS)
+        assert opened.wrong == []
+        assert len(marks) == page.locator("figure").count() == 14
+        assert [name for name, count in marks.items() if count < 3] == []
+        assert opened.serious_findings() == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
+
+
+def test_axe_would_find_a_control_without_a_name(opened: Opened) -> None:
+    opened.page.evaluate("document.getElementById('theme').textContent = ''")
+    assert [one for one in opened.serious_findings() if "button-name" in one]
+
+
+def test_a_script_that_is_not_the_pages_own_does_not_run(opened: Opened) -> None:
+    opened.page.evaluate(
+        "const s = document.createElement('script'); s.textContent = 'window.foreign = 1'; document.body.append(s)"
+    )
+    assert opened.page.evaluate("window.foreign") is None
+
+
+def test_a_filter_changes_what_is_drawn_and_it_comes_back(opened: Opened) -> None:
+    page = opened.page
+    assert (opened.drawn("drift-cycle"), opened.drawn("energy-speed")) == (N_EXPERIMENTS, _N_CONFIGURATIONS // 2)
+    _tick(page, "vllm")
+    opened.settle()
+    half = N_EXPERIMENTS // len(BACKENDS)
+    assert opened.drawn("drift-cycle") == half
+    assert (
+        page.locator("#shown").text_content() == f"{_N_CONFIGURATIONS // 2} of 40 configurations, {half} of 200 cycles"
+    )
+    _tick(page, "NVIDIA L4")
+    _tick(page, "org/small-1b")
+    opened.settle()
+    quarter = half // len(GPUS) // len(MODELS)
+    assert opened.drawn("drift-cycle") == quarter
+    assert page.locator("#rows tbody tr").count() == len(BATCHES)
+    assert page.evaluate("views.energy.data('campaigns').every(row => row.backend === 'vllm')")
+
+    address = page.evaluate("location.href")
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_selector("body[data-ready=yes]")
+    assert opened.drawn("drift-cycle") == quarter, "the address keeps what was chosen"
+
+    page.get_by_role("button", name="Show all").click()
+    opened.settle()
+    assert opened.drawn("drift-cycle") == N_EXPERIMENTS
+    page.get_by_label("Find").fill("no such thing")
+    expect(page.locator("#shown")).to_have_text("0 of 40 configurations, 0 of 200 cycles")
+    opened.settle()
+    assert opened.drawn("energy") == 0
+    assert page.locator("#f-energy .nothing").is_visible()
+    assert opened.wrong == []
+
+
+def _tick(page: Page, value: str) -> None:
+    page.locator("#filters").get_by_role("checkbox", name=value).check()
+
+
+def test_lines_of_configurations_go_on_where_a_chart_ends(opened: Opened) -> None:
+    page = opened.page
+    names = "views.energy.data('campaigns').map(row => row.label)"
+    first = page.evaluate(names)
+    assert page.locator("#window").text_content() == "1 to 16 of 40"
+    page.locator("#later").click()
+    opened.settle()
+    assert set(page.evaluate(names)).isdisjoint(first)
+    page.locator("#rows tbody input").nth(2).check()
+    opened.settle()
+    assert opened.page.evaluate(f"{names}.length") == 1
+
+
+def test_a_chart_is_zoomed_by_keys_alone(opened: Opened) -> None:
+    page = opened.page
+    domain = "views['energy-speed'].scale('x').domain()"
+    settled = "views['energy-speed'].runAsync().then(() => true)"
+    before = page.evaluate(domain)
+    page.locator("#c-energy-speed").focus()
+    page.keyboard.press("+")
+    assert page.evaluate(settled)
+    after = page.evaluate(domain)
+    assert before[0] < after[0] < after[1] < before[1]
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(settled)
+    assert page.evaluate(domain)[0] > after[0]
+    page.keyboard.press("0")
+    assert page.evaluate(settled)
+    assert page.evaluate(domain) == before
+
+
+@pytest.mark.parametrize(("kind", "beginning"), [("svg", b"<svg"), ("png", b"\x89PNG")])
+def test_a_chart_is_saved(opened: Opened, tmp_path: Path, kind: str, beginning: bytes) -> None:
+    with opened.page.expect_download() as download:
+        opened.page.locator(f"button[data-save={kind}][data-of=energy]").click()
+    download.value.save_as(tmp_path / "chart")
+    assert (tmp_path / "chart").read_bytes().startswith(beginning)
+
+
+def test_the_switch_repaints_charts(opened: Opened) -> None:
+    page = opened.page
+    assert page.evaluate("views.energy.signal('dark')") is False
+    page.get_by_role("button", name="Dark").click()
+    assert page.evaluate("views.energy.signal('dark')") is True
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 19, 24)"
+
+
+def test_numbers_on_the_page_are_those_of_sql(opened: Opened, measured: Path) -> None:
+    """From the table's own cells to the stored intervals, and from the tiles to what views count."""
+    page = opened.page
+    shown: dict[tuple[str, str], str] = {}
+    while True:
+        shown |= {(row, key): text for row, key, text in page.evaluate(_CELLS)}
+        if page.locator("#page-on").is_disabled():
+            break
+        page.locator("#page-on").click()
+    columns = {
+        "energy": "energy_per_output_token_j",
+        "speed": "output_tokens_per_second",
+        "ttft": "ttft_mean_ms",
+        "itl": "itl_mean_ms",
+    }
+    stored = rows(measured, "SELECT campaign_id, metric, mean, std, t_lower, t_upper FROM campaign_intervals")
+    keys = {column: key for key, column in columns.items()}
+    expected = {
+        (campaign, keys[metric]): f"{number(mean, digits(mean, std))} {interval(lower, upper, digits(mean, std))}"
+        for campaign, metric, mean, std, lower, upper in stored
+        if metric in keys
+    }
+    assert len(shown) == 4 * _N_CONFIGURATIONS
+    assert shown == expected
+
+    counted = rows(
+        measured,
+        """
+        SELECT (SELECT count(*) FROM campaigns), (SELECT sum(n_cycles) FROM campaigns),
+            (SELECT sum(n_invalid) FROM campaigns), (SELECT count(*) FROM standing_failures),
+            (SELECT count(*) FROM quarantine)
+        """,
+    )[0]
+    tiles = [
+        page.locator(f"#n-{name}").text_content()
+        for name in ("campaigns", "cycles", "invalid", "failed", "quarantined")
+    ]
+    assert tiles == [str(int(one)) for one in counted]
+    front = rows(measured, "SELECT campaign_id FROM pareto_front WHERE on_throughput_front ORDER BY ALL")
+    marked = page.evaluate("tables.campaigns.filter(row => row.speed_front).map(row => row.id).sort()")
+    assert [(one,) for one in marked] == front
+    dots = dict(rows(measured, "SELECT experiment_id, energy_per_output_token_j FROM cycles"))
+    for run, energy in page.evaluate("tables.cycles.map(row => [row.run, row.energy])"):
+        assert energy == pytest.approx(dots.pop(run), rel=1e-5)
+    assert dots == {}
+
+
+def test_it_prints(opened: Opened) -> None:
+    printed = opened.page.pdf(format="A4", path=_PICTURES / "print.pdf")
+    assert printed.startswith(b"%PDF")
+    assert opened.wrong == []
