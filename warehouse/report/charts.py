@@ -43,14 +43,14 @@ class Source:
         scope: which of its rows: window (campaigns drawn by rank), kept (all that the filters leave), work (of those
             the ones that did the chosen work), run (of the chosen trace), gpu (of the GPUs that the filters leave).
         fields: of the row, or else of its campaign.
-        needs: rows in which this is not known are left out.
+        needs: rows in which one of these is not known are left out.
     """
 
     name: str
     table: str
     scope: str
     fields: tuple[str, ...]
-    needs: str
+    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
                 "campaigns",
                 "window",
                 (*SETTINGS, *(f"{key}_{part}" for part in ("mean", "lo", "hi", "n", "text", "interval"))),
-                f"{key}_mean",
+                (f"{key}_mean",),
             ),
-            Source("cycles", "cycles", "window", ("label", "backend", "cycle", key, "invalid", "run"), key),
+            Source("cycles", "cycles", "window", ("label", "backend", "cycle", key, "invalid", "run"), (key,)),
         ),
         columns={
             "label": "configuration",
@@ -151,7 +151,7 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
     energy, key = METRICS[0], other.key
     front = f"{key}_front"
     backends = ordered_backends(row["backend"] for row in data.campaigns)
-    compared = [row for row in data.campaigns if row["work"] is not None and row[f"{key}_mean"] is not None]
+    compared = [row for row in data.campaigns if comparable(row, other)]
     x_scale, y_scale = (scale_of([row[f"{one}_mean"] for row in compared]) for one in (key, "energy"))
     x = alt.X(f"{key}_mean:Q", title=other.axis, scale=x_scale, axis=number_axis())
     y = alt.Y("energy_mean:Q", title=energy.axis, scale=y_scale, axis=number_axis())
@@ -217,7 +217,7 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
                     front,
                     *(f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval")),
                 ),
-                f"{key}_mean",
+                ("energy_mean", f"{key}_mean"),
             ),
         ),
         columns={
@@ -250,9 +250,14 @@ def metric_sentence(metric: Metric, data: ReportData) -> str:
     )
 
 
+def comparable(row: Row, other: Metric) -> bool:
+    """Whether a campaign can be on the front of energy and `other`: it has both, and says what work it did."""
+    return row["work"] is not None and row["energy_mean"] is not None and row[f"{other.key}_mean"] is not None
+
+
 def front_sentence(other: Metric, data: ReportData, beginning: str) -> str:
     """How many of the work that is shown first are on the front."""
-    rows = [row for row in data.campaigns if row["work"] == 0 and row[f"{other.key}_mean"] is not None]
+    rows = [row for row in data.campaigns if row["work"] == 0 and comparable(row, other)]
     n_front = sum(row[f"{other.key}_front"] for row in rows)
     works = (
         f" This is one of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""

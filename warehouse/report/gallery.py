@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse.report.charts import WINDOW, Chart, Source, capital, front_chart, metric_chart, ranking
+from warehouse.report.charts import WINDOW, Chart, Source, capital, comparable, front_chart, metric_chart, ranking
 from warehouse.report.data import METRICS, ReportData, Row
 from warehouse.report.run_charts import (
     LATENCY_NAMES,
@@ -51,7 +51,7 @@ def _metrics(data: ReportData) -> Iterator[Chart | Missing]:
 
 def _fronts(data: ReportData) -> Iterator[Chart | Missing]:
     for other in METRICS[1:3]:
-        if any(row["work"] is not None and row[f"{other.key}_mean"] is not None for row in data.campaigns):
+        if any(comparable(row, other) for row in data.campaigns):
             yield front_chart(other, data)
         else:
             reason = "No campaign has both figures and says what work it did."
@@ -126,6 +126,6 @@ def rows_of(source: Source, data: ReportData) -> list[Row]:
         made = {field: row[field] if field in row else campaign.get(field) for field in source.fields}
         if source.scope == "window":
             made["rank"] = drawn[row["c"]]
-        if made[source.needs] is not None:
+        if all(made[field] is not None for field in source.needs):
             rows.append(made)
     return rows

@@ -69,7 +69,7 @@ function rowsOf(source) {
     const made = {};
     for (const field of source.fields) made[field] = field in row ? row[field] : campaign ? campaign[field] : null;
     if (source.scope === 'window') made.rank = now.ranks.get(row.c);
-    if (made[source.needs] !== null) rows.push(made);
+    if (source.needs.every(field => made[field] !== null)) rows.push(made);
   }
   return rows;
 }

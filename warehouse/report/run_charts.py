@@ -88,8 +88,8 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
         summary=_trace_sentence(kind, unit, data),
         spec=finished(band + edges[0] + edges[1] + words + line, title, _HEIGHT),
         sources=(
-            Source("runs", "runs", "run", ("from", "to"), "to"),
-            Source("samples", "samples", "run", ("gpu", "at", kind), kind),
+            Source("runs", "runs", "run", ("from", "to"), ("to",)),
+            Source("samples", "samples", "run", ("gpu", "at", kind), (kind,)),
         ),
         columns={"gpu": "GPU", "at": "time (s)", kind: axis},
         zoomed={"x": "at"},
@@ -143,7 +143,7 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
         summary=_latency_sentence(kind, data),
         spec=finished(layers, title, WINDOW * _LINE),
         sources=(
-            Source("campaigns", "campaigns", "window", (*SETTINGS, "n_requests", *fields.values()), fields["p50"]),
+            Source("campaigns", "campaigns", "window", (*SETTINGS, "n_requests", *fields.values()), (fields["p50"],)),
         ),
         columns={"label": "configuration", "n_requests": "requests"}
         | {field: f"{quantile} (ms)" for quantile, field in fields.items()},
@@ -229,7 +229,11 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
         spec=finished(layers, title, 300),
         sources=(
             Source(
-                "cycles", "cycles", "kept", ("c", "label", "backend", "cycle", "time", key, f"{key}_mean", "run"), key
+                "cycles",
+                "cycles",
+                "kept",
+                ("c", "label", "backend", "cycle", "time", key, f"{key}_mean", "run"),
+                (key,),
             ),
         ),
         columns={"label": "configuration", "cycle": "cycle", key: metric.axis, f"{key}_mean": f"mean, {metric.axis}"},
@@ -281,7 +285,7 @@ def gpu_chart(data: ReportData) -> Chart:
         summary=_gpu_sentence(data),
         spec=finished(spread + points, title, WINDOW * _LINE_OF_A_GPU),
         sources=(
-            Source("gpus", "gpus", "gpu", ("name", "uuid", "gpu", "metric", "n", "ratio", "low", "high"), "ratio"),
+            Source("gpus", "gpus", "gpu", ("name", "uuid", "gpu", "metric", "n", "ratio", "low", "high"), ("ratio",)),
         ),
         columns={"uuid": "GPU", "gpu": "model", "metric": "metric", "n": "cycles", "ratio": "GPU / mean - 1"},
         zoomed={"x": "ratio"},

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from images.contract.config import ExperimentConfig
 from tests.warehouse.report.measured import BACKENDS, BATCHES, GPUS, MODELS, N_EXPERIMENTS
-from tests.warehouse.results import rows
+from tests.warehouse.results import make_result, rows, samples_table, save, save_failure, warehouse
+from warehouse.database import prepare
 from warehouse.numerals import digits, interval, number
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
@@ -193,6 +195,43 @@ def test_a_chart_is_saved(opened: Opened, tmp_path: Path, kind: str, beginning: 
         opened.page.locator(f"button[data-save={kind}][data-of=energy]").click()
     download.value.save_as(tmp_path / "chart")
     assert (tmp_path / "chart").read_bytes().startswith(beginning)
+
+
+def test_a_mark_says_what_it_is_of(opened: Opened) -> None:
+    page = opened.page
+    page.locator("#c-energy-speed .mark-symbol.role-mark path").first.hover(force=True)
+    expect(page.locator("#vg-tooltip-element")).to_contain_text("95 % interval")
+
+
+HOSTILE = "</script><img src=x onerror='window.foreign=1'>\"<b>"
+
+
+@pytest.mark.parametrize("case", ["nothing", "only failures", "one run", "hostile names"])
+def test_a_page_with_little_on_it_is_whole(browser: Browser, tmp_path: Path, case: str) -> None:
+    db, target = tmp_path / "w.duckdb", tmp_path / "r.html"
+    if case == "nothing":
+        prepare(db, 5)
+    elif case == "only failures":
+        save_failure(tmp_path / "results", message=HOSTILE)
+    else:
+        config = ExperimentConfig(backend="stub", model="m" if case == "one run" else HOSTILE)
+        for number in (1,) if case == "one run" else (1, 2):
+            result = make_result(number, energy_j=30.0 + number, config=config, study="s")
+            save(tmp_path / "results", result, samples=samples_table([(0.5, 15.0), (1.5, 15.0)]))
+    if case != "nothing":
+        assert warehouse("ingest", tmp_path / "results", db=db) == 0
+    assert warehouse("report", "-o", target, db=db) == 0
+    with browser.new_context(offline=True) as context:
+        opened = Opened(context.new_page(), target)
+        page = opened.page
+        if case == "hostile names":
+            page.locator("#c-energy .mark-symbol.role-mark path").last.hover(force=True)
+            expect(page.locator("#vg-tooltip-element")).to_contain_text(HOSTILE)
+            page.locator("#f-energy details").evaluate("details => { details.open = true; }")
+        assert page.locator("img, body b[onerror]").count() == 0
+        assert page.evaluate("window.foreign") is None
+        assert opened.wrong == []
+        assert opened.serious_findings() == []
 
 
 def test_the_switch_repaints_charts(opened: Opened) -> None:
