@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.gallery import Missing, gallery
 from warehouse.report.theme import ordered_backends
 
-LARGEST = 5_900_000
+LARGEST = 5_950_000
 """Bytes of a page."""
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 _FOLDER = Path(__file__).parent
@@ -62,10 +62,51 @@ _SECTIONS = {
 
 def page(data: ReportData) -> bytes:
     """The report as HTML, below `LARGEST` bytes; what has to be left out for that is said on it."""
+    template = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("template.html")
+    known = _known(data)
+    bare = template.render(known, notes=data.notes, tables="{}")
+    tables, notes = _tables_that_fit(data, LARGEST - len(_encoded(bare)))
+    return _encoded(template.render(known, notes=[*data.notes, *notes], tables=tables))
+
+
+def _known(data: ReportData) -> dict[str, Any]:
+    """All that the template takes, but the rows that charts draw."""
     charts = gallery(data)
     bundle = _bundle()
     program = "'use strict';\n" + "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    about = {
+    best = _best(data)
+    return {
+        "data": data,
+        "counts": data.counts,
+        "policy": _policy(bundle, program),
+        "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
+        "bundle": bundle,
+        "program": program,
+        "about": _blob(_about(charts)),
+        "sections": [
+            Section(name, title, [chart for chart in charts if chart.section == name])
+            for name, title in _SECTIONS.items()
+        ],
+        "filters": _choices(data),
+        "metrics": METRICS,
+        "best": best[:_MOST_BEST],
+        "n_best": len(best),
+        "works": data.works[:_MOST_CHOICES],
+        "version": version("joulehouse"),
+        "wandering": {row["id"]: row["label"] for row in data.campaigns},
+        "percent": lambda ratio: f"{100 * ratio:+.1f} %",
+    }
+
+
+def _about(charts: Sequence[Chart | Missing]) -> dict[str, Any]:
+    """What the page's program needs to know of metrics and charts."""
+    return {
         "window": WINDOW,
         "metrics": [
             {"key": one.key, "name": one.name, "unit": one.unit, "less": one.less_is_better} for one in METRICS
@@ -82,37 +123,9 @@ def page(data: ReportData) -> bytes:
             if isinstance(one, Chart)
         },
     }
-    tables, notes = _tables_that_fit(data, LARGEST - len(bundle.encode()) - len(_blob(about)) - 700_000)
-    template = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("template.html")
-    text = template.render(
-        data=data,
-        counts=data.counts,
-        notes=[*data.notes, *notes],
-        policy=_policy(bundle, program),
-        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
-        bundle=bundle,
-        program=program,
-        about=_blob(about),
-        tables=_blob(tables),
-        sections=[
-            Section(name, title, [chart for chart in charts if chart.section == name])
-            for name, title in _SECTIONS.items()
-        ],
-        filters=_choices(data),
-        metrics=METRICS,
-        best=_best(data)[:_MOST_BEST],
-        n_best=len(_best(data)),
-        works=data.works[:_MOST_CHOICES],
-        version=version("joulehouse"),
-        wandering={row["id"]: row["label"] for row in data.campaigns},
-        percent=lambda ratio: f"{100 * ratio:+.1f} %",
-    )
+
+
+def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -138,14 +151,14 @@ def _blob(value: object) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _tables_that_fit(data: ReportData, room: int) -> tuple[Mapping[str, Any], list[str]]:
-    """All rows, or as many campaigns and cycles as there is `room` for (bytes)."""
+def _tables_that_fit(data: ReportData, room: int) -> tuple[str, list[str]]:
+    """All rows as JSON, or as many campaigns and cycles as there is `room` for (bytes), and what is to be said then."""
     campaigns, cycles = list(data.campaigns), list(data.cycles)
     notes: list[str] = []
     while True:
         kept = [row for row in cycles if row["c"] < len(campaigns)]
-        tables = _tables(data, campaigns, kept)
-        if len(_blob(tables).encode()) <= room or not campaigns:
+        tables = _blob(_tables(data, campaigns, kept))
+        if len(_encoded(tables)) <= room or not campaigns:
             break
         if len(cycles) > len(campaigns):
             cycles = [row | {"run": None} for row in cycles[: len(cycles) // 2]]
@@ -161,11 +174,8 @@ def _tables_that_fit(data: ReportData, room: int) -> tuple[Mapping[str, Any], li
 
 
 def _tables(data: ReportData, campaigns: Sequence[Row], cycles: Sequence[Row]) -> dict[str, Any]:
-    traces = [trace for trace in data.traces if trace["c"] < len(campaigns)]
-    samples = [{"trace": at} | point for at, trace in enumerate(traces) for point in trace["points"]]
-    runs = [
-        {"trace": at, **{key: value for key, value in one.items() if key != "points"}} for at, one in enumerate(traces)
-    ]
+    samples = [{"trace": at} | point for at, trace in enumerate(data.traces) for point in trace["points"]]
+    runs = [{"trace": at, "from": trace["from"], "to": trace["to"]} for at, trace in enumerate(data.traces)]
     kept = [{key: value for key, value in row.items() if key not in _NOT_ON_PAGE} for row in campaigns]
     tables = {"campaigns": kept, "cycles": cycles, "samples": samples, "runs": runs, "gpus": data.gpus}
     return {name: columns(rows) for name, rows in tables.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from warehouse.report import page as pages
 from warehouse.report.charts import Chart
 from warehouse.report.data import MOST_CAMPAIGNS, MOST_CYCLES, ReportData, Row, read_report
 from warehouse.report.gallery import Missing, gallery, static_spec
+from warehouse.report.troubles import MOST_ROWS, Listing
 
 _MOST_BYTES = 6_000_000
 _NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -264,7 +266,9 @@ def test_the_largest_page_is_below_six_megabytes_and_says_what_is_missing(measur
         data.cycles[at % len(data.cycles)] | {"c": at % MOST_CAMPAIGNS, "run": f"{at:0200}"}
         for at in range(MOST_CYCLES)
     ]
-    large = ReportData(**{**data.__dict__, "campaigns": campaigns, "cycles": cycles})
+    many = Listing([{"directory": '"' * 400, "reason": "<" * 400}] * MOST_ROWS, 10**6)
+    troubles = replace(data.troubles, quarantine=many)
+    large = replace(data, campaigns=campaigns, cycles=cycles, troubles=troubles)
     content = pages.page(large)
     assert len(content) < _MOST_BYTES
     assert b"so that this page stays below 6 MB" in content
