@@ -14,6 +14,7 @@ import altair as alt
 from warehouse.numerals import rough
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.theme import (
+    CARD,
     INK,
     SOFT,
     backend_colour,
@@ -28,6 +29,13 @@ WINDOW = 16
 """Configurations that are drawn at once where each has a line of its own."""
 _STEP = 40
 _HEIGHT = 340
+_LETTER = 6.8
+"""Width of a letter of a label (px), as good as wide ones."""
+_LINE_HEIGHT = 13
+NARROW = 480
+"""Width of a chart (px) below which labels may need a second line."""
+SECOND_LINE = 16
+"""What each line is higher then (px)."""
 # Values that differ more than this are on a logarithmic axis.
 _LOG_FROM = 20
 SETTINGS = ("label", "study", "experiment", "model", "backend", "hardware", "batch", "dtype")
@@ -39,9 +47,10 @@ class Source:
 
     Attributes:
         name: as the specification calls it.
-        table: campaigns, cycles, samples, runs or gpus.
+        table: campaigns, cycles, samples, runs, gpus or ratios.
         scope: which of its rows: window (campaigns drawn by rank), kept (all that the filters leave), work (of those
-            the ones that did the chosen work), run (of the chosen trace), gpu (of the GPUs that the filters leave).
+            the ones that did the chosen work), run (of the chosen trace), gpu (of the GPUs that the filters leave),
+            pair (of the chosen pair of campaigns), ratio (of the chosen metric of a comparison).
         fields: of the row, or else of its campaign.
         needs: rows in which one of these is not known are left out.
     """
@@ -63,6 +72,8 @@ class Chart:
         zoomed: by axis the field that its zoom is called after.
         step: height of a line of its own for each configuration or GPU (px); None if it has none.
         columns: of the table beside it, by field.
+        lines: field that lines of their own go by.
+        by: what is chosen of it, such as the work; its place is also that of the sentence in `summaries`.
     """
 
     name: str
@@ -74,6 +85,9 @@ class Chart:
     columns: Mapping[str, str]
     zoomed: Mapping[str, str]
     step: int | None = None
+    lines: str = "rank"
+    by: str | None = None
+    summaries: tuple[str, ...] = ()
 
 
 def metric_chart(metric: Metric, data: ReportData) -> Chart:
@@ -199,13 +213,14 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
         one.encode(color=backend_colour(backends), opacity=opacity)
         for one, opacity in ((across, bars), (upright, bars), (points, faded))
     ]
-    good = "higher" if not other.less_is_better else "lower"
     title = f"Energy against {other.name}"
+    beginning = f"{'Left' if other.less_is_better else 'Right'} and low is better. "
+    summaries = _front_sentences(other, data, beginning)
     return Chart(
         name=f"energy-{key}",
         section="fronts",
         title=title,
-        summary=front_sentence(other, data, f"{'Right' if good == 'higher' else 'Left'} and low is better. "),
+        summary=summaries[0],
         spec=finished(line + coloured[0] + coloured[1] + coloured[2], title, _HEIGHT),
         sources=(
             Source(
@@ -227,6 +242,8 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
             front: "on the front",
         },
         zoomed={"x": f"{key}_mean", "y": "energy_mean"},
+        by="work",
+        summaries=summaries,
     )
 
 
@@ -255,18 +272,25 @@ def comparable(row: Row, other: Metric) -> bool:
     return row["work"] is not None and row["energy_mean"] is not None and row[f"{other.key}_mean"] is not None
 
 
-def front_sentence(other: Metric, data: ReportData, beginning: str) -> str:
-    """How many of the work that is shown first are on the front."""
-    rows = [row for row in data.campaigns if row["work"] == 0 and comparable(row, other)]
-    n_front = sum(row[f"{other.key}_front"] for row in rows)
+def _front_sentences(other: Metric, data: ReportData, beginning: str) -> tuple[str, ...]:
+    """How many are on the front, for each kind of work."""
+    counts = [[0, 0] for _ in data.works]
+    for row in data.campaigns:
+        if comparable(row, other):
+            counts[row["work"]][0] += 1
+            counts[row["work"]][1] += row[f"{other.key}_front"]
     works = (
         f" This is one of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""
     )
-    verb = "is" if n_front == 1 else "are"
-    return (
-        f"{beginning}{n_front} of {len(rows):,} configurations that did the same work {verb} beaten by none in both; "
-        f"the dashed line joins them.{works}"
-    )
+    sentences = []
+    for n, n_front in counts:
+        are = "is" if n_front == 1 else "are"
+        line = "; the dashed line joins them" if n_front > 1 else ""
+        front = (
+            f"{beginning}{n_front} of {n:,} configurations that did the same work {are} beaten by none in both{line}."
+        )
+        sentences.append((front if n else "No configuration of this work has both figures.") + works)
+    return tuple(sentences)
 
 
 def capital(text: str) -> str:
@@ -283,18 +307,41 @@ def ranked() -> alt.Y:
     return alt.Y("rank:O", axis=None)
 
 
-def named_lines(above: int) -> alt.Chart:
+def named_lines(
+    above: int, data: str = "campaigns", label: str = "label", rank: str = "rank", *, halo: bool = False
+) -> alt.LayerChart:
     """The label of each rank over its line, as wide as the chart: beside it, a narrow page would cut it short.
+
+    Where a chart is too narrow for a label, it goes on below, from the last part that fits.
 
     Args:
         above: how far above the middle of the line (px).
+        halo: set it off from what it stands on.
     """
-    lines: alt.Chart = (
-        alt.Chart(alt.NamedData("campaigns"))
-        .mark_text(align="left", baseline="middle", yOffset=-above, fontSize=12, limit=alt.ExprRef("width"), aria=False)
-        .encode(x=alt.value(0), y=ranked(), text="label:N", color=alt.value(themed(INK)))
-    )
-    return lines
+    fitting = f"slice(datum.{label}, 0, floor(width / {_LETTER}))"
+    cut = f"lastindexof({fitting}, ' · ')"
+    words = f"length(datum.{label}) > width / {_LETTER} && {cut} > 0"
+    rows = f"{words} ? [slice(datum.{label}, 0, {cut}), slice(datum.{label}, {cut} + 3)] : datum.{label}"
+    base = alt.Chart(alt.NamedData(data)).transform_calculate(words=rows)
+
+    def text(colour: tuple[str, str], **stroke: Any) -> alt.Chart:
+        words: alt.Chart = base.mark_text(
+            align="left",
+            baseline="bottom",
+            yOffset=7 - above,
+            dy=alt.ExprRef(f"isArray(datum.words) ? -{_LINE_HEIGHT} : 0"),
+            lineHeight=_LINE_HEIGHT,
+            fontSize=12,
+            clip=False,
+            limit=alt.ExprRef("width"),
+            aria=False,
+            **stroke,
+        ).encode(x=alt.value(0), y=alt.Y(f"{rank}:O", axis=None), text="words:N", color=alt.value(themed(colour)))
+        return words
+
+    under = [text(CARD, stroke=alt.ExprRef(f"dark ? '{CARD[1]}' : '{CARD[0]}'"), strokeWidth=4)] if halo else []
+    found: alt.LayerChart = alt.LayerChart(layer=[*under, text(INK)])
+    return found
 
 
 def scale_of(values: Sequence[float | None]) -> alt.Scale:
@@ -306,6 +353,12 @@ def scale_of(values: Sequence[float | None]) -> alt.Scale:
 
 def number_axis(form: str = ",.5~g") -> alt.Axis:
     return alt.Axis(format=form, labelOverlap=True, tickCount=6, labelFlush=True)
+
+
+def percent_axis() -> alt.Axis:
+    """Of parts, as differences."""
+    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+.3~r') + ' %'"
+    return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
 
 
 def settings_tooltip(figures: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -18,6 +18,7 @@ from warehouse.comparison.selection import listed, quoted
 from warehouse.errors import WarehouseError
 from warehouse.numerals import digits, interval, number
 from warehouse.report import troubles
+from warehouse.report.comparing import Compared
 from warehouse.report.labels import Work, labels_of, works_of
 from warehouse.report.runs import read_cycles, read_latencies, read_traces
 from warehouse.report.troubles import Troubles
@@ -79,6 +80,7 @@ class ReportData:
     Attributes:
         studies: asked for; empty is all there are.
         only_failed: configurations without any result (groups).
+        compared: two sides; then the report is on their campaigns alone.
         gpus: how each GPU differs from its fellows, as `drift_by_gpu` has it.
     """
 
@@ -94,6 +96,7 @@ class ReportData:
     gpus: Sequence[Row]
     troubles: Troubles
     only_failed: Sequence[Row] = ()
+    compared: Compared | None = None
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -117,11 +120,13 @@ def read_report(
     *,
     include_all: bool,
     made_at: datetime,
+    compared: Compared | None = None,
 ) -> ReportData:
     """Everything for a report on `studies`, or on all of them if none is named.
 
     Args:
         include_all: let invalid cycles and simulated GPUs count, as `warehouse campaign --all` does.
+        compared: then only its campaigns.
 
     Raises:
         WarehouseError: there is no such study.
@@ -130,7 +135,9 @@ def read_report(
     wanted: list[str | None] = list(dict.fromkeys(studies)) or [None]
     groups = [group for one in wanted for group in campaign_groups(connection, one, include_all=include_all)]
     measured = [group for group in groups if group.campaign_id is not None]
-    _choose(connection, measured, studies, include_all)
+    if compared is not None:
+        groups = measured = [group for group in measured if group.campaign_id in compared.campaign_ids]
+    _choose(connection, measured, studies, None if compared is None else compared.campaign_ids, include_all)
 
     shown = measured[:MOST_CAMPAIGNS]
     campaigns = _campaign_rows(connection, shown)
@@ -138,7 +145,7 @@ def read_report(
     works = works_of(connection, campaigns)
     read_latencies(connection, campaigns, place)
     cycles, n_cycles = read_cycles(connection, place, MOST_CYCLES, with_ids=MOST_IDS)
-    found = troubles.read_troubles(connection, studies)
+    found = troubles.read_troubles(connection)
     notes = []
     if len(measured) > len(shown):
         notes.append(
@@ -153,7 +160,7 @@ def read_report(
         made_at=made_at,
         studies=[clipped(study) for study in studies],
         include_all=include_all,
-        counts=_counts(connection, groups, wanted, include_all),
+        counts=_counts(connection, groups, [] if include_all or compared is not None else wanted),
         campaigns=campaigns,
         cycles=cycles,
         works=works,
@@ -161,19 +168,46 @@ def read_report(
         gpus=_gpus(connection),
         troubles=found,
         only_failed=[_names(group) | {"n_failed": group.n_failed} for group in groups if group.campaign_id is None],
+        compared=compared,
         notes=notes,
     )
 
 
 def _choose(
-    connection: DuckDBPyConnection, groups: Sequence[CampaignGroup], studies: Sequence[str], include_all: bool
+    connection: DuckDBPyConnection,
+    groups: Sequence[CampaignGroup],
+    studies: Sequence[str],
+    campaign_ids: Collection[str] | None,
+    include_all: bool,
 ) -> None:
-    """Temporary `cycles` and `campaigns` with what the report is on: the views over those then speak of it alone."""
-    connection.execute("CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest(?::VARCHAR[]) AS study", [list(studies)])
+    """Temporary tables and views with what the report is on: the views over those then speak of it alone.
+
+    Args:
+        campaign_ids: only these; of failures those of their configurations in their studies.
+    """
+    named = _asked(connection, "study", "asked_studies", studies if studies else None)
+    only = _asked(connection, "campaign_id", "asked_campaigns", campaign_ids)
     valid = "true" if include_all else "NOT (is_invalid OR is_simulated)"
-    named = "study IN (FROM temp.asked)" if studies else "true"
     connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW cycles AS FROM main.runs WHERE NOT superseded AND {valid} AND {named}"
+        f"""
+        CREATE OR REPLACE TEMP VIEW cycles AS FROM main.runs WHERE NOT superseded AND {valid} AND {named} AND {only};
+        -- A view of its own name would be looked for in itself.
+        DROP TABLE IF EXISTS temp.invalid_runs;
+        CREATE TEMP TABLE invalid_runs AS FROM main.invalid_runs WHERE {named} AND {only};
+        DROP TABLE IF EXISTS temp.standing_failures;
+        CREATE TEMP TABLE standing_failures AS FROM main.standing_failures AS failed WHERE {named}
+        """
+        + (
+            f"""
+            AND EXISTS (
+                FROM main.campaign_groups AS measured
+                WHERE {only} AND measured.study IS NOT DISTINCT FROM failed.study
+                    AND measured.measurement_config_hash IS NOT DISTINCT FROM failed.measurement_config_hash
+            )
+            """
+            if campaign_ids is not None
+            else ""
+        )
     )
     columns: dict[str, list[Any]] = {"campaign_id": [group.campaign_id for group in groups]}
     for metric in METRICS:
@@ -263,16 +297,22 @@ def _figures(key: str, figures: Figures | None) -> Row:
     }
 
 
+def _asked(connection: DuckDBPyConnection, column: str, table: str, wanted: Collection[str] | None) -> str:
+    """A condition that `column` is one of `wanted`, which stand in a temporary table; None is all."""
+    if wanted is None:
+        return "true"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT unnest(?::VARCHAR[]) AS {column}", [[*wanted]])
+    return f"{column} IN (FROM temp.{table})"
+
+
 def _counts(
-    connection: DuckDBPyConnection,
-    groups: Sequence[CampaignGroup],
-    wanted: Sequence[str | None],
-    include_all: bool,
+    connection: DuckDBPyConnection, groups: Sequence[CampaignGroup], without_simulated: Sequence[str | None]
 ) -> Counts:
-    ((failed,),) = connection.execute(
-        "SELECT count(*) FROM standing_failures WHERE len($studies) = 0 OR study IN (SELECT unnest($studies))",
-        {"studies": [one for one in wanted if one is not None]},
-    ).fetchall()
+    """
+    Args:
+        without_simulated: studies of which cycles on simulated GPUs were left out; None is all.
+    """
+    ((failed,),) = connection.execute("SELECT count(*) FROM temp.standing_failures").fetchall()
     ((quarantined,),) = connection.execute("SELECT count(*) FROM quarantine").fetchall()
     return Counts(
         campaigns=sum(group.campaign_id is not None for group in groups),
@@ -280,7 +320,7 @@ def _counts(
         invalid=sum(group.n_invalid for group in groups),
         failed=failed,
         superseded=sum(group.n_superseded for group in groups),
-        left_out=0 if include_all else sum(count_simulated(connection, one) for one in wanted),
+        left_out=sum(count_simulated(connection, one) for one in without_simulated),
         quarantined=quarantined,
     )
 

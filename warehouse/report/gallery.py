@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse.report.charts import WINDOW, Chart, Source, capital, comparable, front_chart, metric_chart, ranking
+from warehouse.report.charts import (
+    NARROW,
+    SECOND_LINE,
+    WINDOW,
+    Chart,
+    Source,
+    capital,
+    comparable,
+    front_chart,
+    metric_chart,
+    ranking,
+)
 from warehouse.report.data import METRICS, ReportData, Row
+from warehouse.report.ratio_charts import ratio_charts
 from warehouse.report.run_charts import (
     LATENCY_NAMES,
     TRACES,
@@ -37,7 +49,8 @@ class Missing:
 
 def gallery(data: ReportData) -> list[Chart | Missing]:
     """Every chart, in the order of the page."""
-    return [*_metrics(data), *_fronts(data), *_traces(data), *_latencies(data), *_drifts(data)]
+    compared = ratio_charts(data.compared) if data.compared is not None and data.compared.ratios else []
+    return [*compared, *_metrics(data), *_fronts(data), *_traces(data), *_latencies(data), *_drifts(data)]
 
 
 def _metrics(data: ReportData) -> Iterator[Chart | Missing]:
@@ -89,39 +102,47 @@ def _drifts(data: ReportData) -> Iterator[Chart | Missing]:
         yield Missing("drift-gpu", "drift", "GPUs against their fellows", reason)
 
 
-def static_spec(chart: Chart, data: ReportData, *, dark: bool = False, width: int = 640) -> dict[str, Any]:
+def static_spec(
+    chart: Chart, data: ReportData, *, dark: bool = False, width: float = 640, choice: int = 0
+) -> dict[str, Any]:
     """The chart as an unfiltered page first shows it, with its rows in it: for Vega-Lite anywhere, no page needed.
 
     Args:
-        width: of the part between the axes (px).
+        width: of all of it (px).
+        choice: place of what it shows, where that can be chosen: of the work, the run, the pair or the metric.
     """
     spec = copy.deepcopy(chart.spec)
-    spec["datasets"] = {source.name: rows_of(source, data) for source in chart.sources}
+    spec["datasets"] = {source.name: rows_of(source, data, choice) for source in chart.sources}
     spec["width"] = width
     if chart.step is not None:
-        lines = {row.get("rank", row.get("name")) for rows in spec["datasets"].values() for row in rows}
-        spec["height"] = chart.step * len(lines)
+        lines = {row[chart.lines] for rows in spec["datasets"].values() for row in rows if chart.lines in row}
+        spec["height"] = (chart.step + (SECOND_LINE if width < NARROW else 0)) * max(1, len(lines))
     next(one for one in spec["params"] if one["name"] == "dark")["value"] = dark
     spec["config"]["background"] = "#1a1e24" if dark else "#ffffff"
     return spec
 
 
-def rows_of(source: Source, data: ReportData) -> list[Row]:
+def rows_of(source: Source, data: ReportData, choice: int = 0) -> list[Row]:
     """What an unfiltered page first hands to this data set; page.js does the same with what its reader chose."""
     drawn = {row["c"]: rank for rank, row in enumerate(ranking(data.campaigns)[:WINDOW], start=1)}
     tables: Mapping[str, Any] = {
         "campaigns": data.campaigns,
         "cycles": data.cycles,
         "gpus": data.gpus,
-        "runs": data.traces[:1],
-        "samples": data.traces[0]["points"] if data.traces else [],
+        "runs": data.traces[choice : choice + 1],
+        "samples": data.traces[choice]["points"] if choice < len(data.traces) else [],
+        "ratios": data.compared.ratios if data.compared is not None else [],
+    }
+    left_out: Mapping[str, Callable[[Row, Row], bool]] = {
+        "window": lambda row, _: row["c"] not in drawn,
+        "work": lambda _, campaign: campaign["work"] != choice,
+        "pair": lambda row, _: row["pair"] != choice,
+        "ratio": lambda row, _: row["at"] != choice,
     }
     rows = []
     for row in tables[source.table]:
         campaign = data.campaigns[row["c"]] if "c" in row else {}
-        if source.scope == "window" and row["c"] not in drawn:
-            continue
-        if source.scope == "work" and campaign["work"] != 0:
+        if source.scope in left_out and left_out[source.scope](row, campaign):
             continue
         made = {field: row[field] if field in row else campaign.get(field) for field in source.fields}
         if source.scope == "window":

@@ -17,6 +17,8 @@ function update() {
 function tellChoice() {
   const count = (n, all, word) => `${n.toLocaleString('en')} of ${all.toLocaleString('en')} ${word}`;
   byId('shown').textContent = `${count(now.kept.length, tables.campaigns.length, 'configurations')}, ${count(now.cycles, tables.cycles.length, 'cycles')}`;
+  for (const element of document.querySelectorAll('.whole')) element.hidden = now.kept.length === tables.campaigns.length;
+  for (const element of document.querySelectorAll('[data-pair]')) element.hidden = Number(element.dataset.pair) !== chosen.pair;
   const last = chosen.from + now.drawn.length;
   byId('window').textContent = now.ranked.length
     ? `${(chosen.from + 1).toLocaleString('en')} to ${last.toLocaleString('en')} of ${now.ranked.length.toLocaleString('en')}${chosen.picked.size ? ' ticked' : ''}` : 'none';
@@ -32,6 +34,8 @@ function keepInAddress() {
   if (chosen.rankBy !== usable[0]?.key) words.set('order', chosen.rankBy);
   if (chosen.work) words.set('work', chosen.work);
   if (chosen.trace) words.set('run', chosen.trace);
+  if (chosen.pair) words.set('pair', chosen.pair);
+  if (chosen.ratio) words.set('figure', chosen.ratio);
   const hash = words.toString();
   if (hash || location.hash.includes('=')) history.replaceState(null, '', hash ? `#${hash}` : location.href.split('#')[0]);
 }
@@ -44,6 +48,8 @@ function readAddress() {
   if (usable.some(metric => metric.key === words.get('order'))) chosen.rankBy = words.get('order');
   chosen.work = choiceOf('work', words.get('work'));
   chosen.trace = choiceOf('trace', words.get('run'));
+  chosen.pair = choiceOf('pair', words.get('pair'));
+  chosen.ratio = choiceOf('ratio', words.get('figure'));
 }
 
 /** The number of an option of a list; its first if there is no such option. */
@@ -58,8 +64,7 @@ function showChoice() {
   }
   byId('find').value = chosen.find;
   byId('rank-by').value = chosen.rankBy;
-  if (byId('work')) byId('work').value = chosen.work;
-  if (byId('trace')) byId('trace').value = chosen.trace;
+  for (const name of ['work', 'trace', 'pair', 'ratio']) if (byId(name)) byId(name).value = chosen[name];
 }
 
 function listen() {
@@ -92,8 +97,7 @@ function listen() {
     update();
   });
   choose('rank-by', 'rankBy', String);
-  choose('work', 'work', Number);
-  choose('trace', 'trace', Number);
+  for (const name of ['work', 'trace', 'pair', 'ratio']) choose(name, name, Number);
   byId('earlier').addEventListener('click', () => { chosen.from -= about.window; update(); });
   byId('later').addEventListener('click', () => { chosen.from += about.window; update(); });
   for (const button of document.querySelectorAll('button[data-save]')) {

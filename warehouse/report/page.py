@@ -18,19 +18,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import vl_convert as vlc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from warehouse.numerals import rough
-from warehouse.report.charts import WINDOW, Chart
+from warehouse.report.charts import NARROW, SECOND_LINE, WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.gallery import Missing, gallery
-from warehouse.report.theme import ordered_backends
+from warehouse.report.theme import VEGA_LITE, ordered_backends
 
 LARGEST = 5_950_000
 """Bytes of a page."""
-VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 _FOLDER = Path(__file__).parent
 _SCRIPTS = ("rows.js", "views.js", "configurations.js", "page.js")
 _MOST_CHOICES = 120
@@ -52,8 +50,9 @@ class Section:
 
 
 _SECTIONS = {
-    "metrics": "By configuration",
-    "fronts": "What can be had for what",
+    "compare": "B against A",
+    "metrics": "Figures by configuration",
+    "fronts": "Energy against speed",
     "traces": "Power and temperature",
     "latencies": "Latencies of requests",
     "drift": "Drift",
@@ -99,6 +98,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "n_best": len(best),
         "works": data.works[:_MOST_CHOICES],
         "version": version("joulehouse"),
+        "names": {one.column: one.name for one in METRICS},
         "wandering": {row["id"]: row["label"] for row in data.campaigns},
         "percent": lambda ratio: f"{100 * ratio:+.1f} %",
     }
@@ -108,6 +108,8 @@ def _about(charts: Sequence[Chart | Missing]) -> dict[str, Any]:
     """What the page's program needs to know of metrics and charts."""
     return {
         "window": WINDOW,
+        "narrow": NARROW,
+        "second_line": SECOND_LINE,
         "metrics": [
             {"key": one.key, "name": one.name, "unit": one.unit, "less": one.less_is_better} for one in METRICS
         ],
@@ -118,6 +120,9 @@ def _about(charts: Sequence[Chart | Missing]) -> dict[str, Any]:
                 "columns": one.columns,
                 "zoomed": one.zoomed,
                 "step": one.step,
+                "lines": one.lines,
+                "by": one.by,
+                "summaries": one.summaries[:_MOST_CHOICES],
             }
             for one in charts
             if isinstance(one, Chart)
@@ -178,6 +183,7 @@ def _tables(data: ReportData, campaigns: Sequence[Row], cycles: Sequence[Row]) -
     runs = [{"trace": at, "from": trace["from"], "to": trace["to"]} for at, trace in enumerate(data.traces)]
     kept = [{key: value for key, value in row.items() if key not in _NOT_ON_PAGE} for row in campaigns]
     tables = {"campaigns": kept, "cycles": cycles, "samples": samples, "runs": runs, "gpus": data.gpus}
+    tables["ratios"] = data.compared.ratios if data.compared is not None else []
     return {name: columns(rows) for name, rows in tables.items()}
 
 

@@ -21,7 +21,7 @@ for (const row of tables.campaigns) {
 
 const chosen = {
   filters: Object.fromEntries(FILTERS.map(name => [name, new Set()])),
-  find: '', rankBy: null, from: 0, work: 0, trace: 0, picked: new Set(),
+  find: '', rankBy: null, from: 0, work: 0, trace: 0, pair: 0, ratio: 0, picked: new Set(),
 };
 const measured = key => tables.campaigns.some(row => row[`${key}_mean`] !== null);
 const usable = about.metrics.filter(metric => measured(metric.key));
@@ -57,6 +57,8 @@ const IN_SCOPE = {
   kept: row => now.keptPlaces.has(row.c),
   work: row => now.keptPlaces.has(row.c) && tables.campaigns[row.c].work === chosen.work,
   run: row => row.trace === chosen.trace,
+  pair: row => row.pair === chosen.pair,
+  ratio: row => row.at === chosen.ratio,
   gpu: row => !chosen.filters.gpu.size || chosen.filters.gpu.has(row.gpu),
 };
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 
 from warehouse.numerals import brief, rough
@@ -15,11 +17,12 @@ from warehouse.report.charts import (
     finished,
     named_lines,
     number_axis,
+    percent_axis,
     ranked,
     scale_of,
     settings_tooltip,
 )
-from warehouse.report.data import METRICS, Metric, ReportData
+from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.runs import QUANTILES
 from warehouse.report.theme import (
     INK,
@@ -27,6 +30,7 @@ from warehouse.report.theme import (
     SOFT,
     backend_colour,
     backend_shape,
+    legend,
     ordered_backends,
     series_colour,
     themed,
@@ -36,6 +40,11 @@ from warehouse.report.theme import (
 _HEIGHT = 260
 _LINE = 36
 _LINE_OF_A_GPU = 48
+_DATES: Any = {
+    **dict.fromkeys(("year", "quarter", "month", "week", "day", "date"), "%d %b"),
+    **dict.fromkeys(("hours", "minutes"), "%d %b %H:%M"),
+    "seconds": "%H:%M:%S",
+}
 LATENCY_NAMES = {
     "ttft": "time to first token",
     "tpot": "time per output token after the first",
@@ -51,6 +60,8 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
     x_title = "time after the window opened (s)"
     runs, samples = alt.Chart(alt.NamedData("runs")), alt.Chart(alt.NamedData("samples"))
     scale = alt.Scale(zero=False, nice=False, padding=6)
+    # Between two bounds that are the same there is nothing to see.
+    steady = any(_spread(kind, trace) == 0 for trace in data.traces)
     band = runs.mark_rect(opacity=0.09, aria=False).encode(
         x=alt.X("from:Q", title=x_title, scale=scale), x2="to:Q", color=alt.value(themed(INK))
     )
@@ -70,7 +81,7 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
         samples.mark_line(strokeWidth=1.4, interpolate="linear", point=alt.OverlayMarkDef(size=8), aria=False)
         .encode(
             x=alt.X("at:Q", title=x_title, scale=scale, axis=number_axis()),
-            y=alt.Y(f"{kind}:Q", title=axis, scale=alt.Scale(zero=False, nice=True), axis=number_axis()),
+            y=alt.Y(f"{kind}:Q", title=axis, scale=alt.Scale(zero=steady, nice=True), axis=number_axis()),
             color=series_colour("gpu", gpus),
             tooltip=[
                 alt.Tooltip("gpu:N", title="GPU"),
@@ -81,11 +92,12 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
         .add_params(zoom("x"))
     )
     title = f"{name} over a run"
+    summaries = tuple(_trace_sentence(kind, unit, data, at) for at in range(len(data.traces)))
     return Chart(
         name=kind,
         section="traces",
         title=title,
-        summary=_trace_sentence(kind, unit, data),
+        summary=summaries[0],
         spec=finished(band + edges[0] + edges[1] + words + line, title, _HEIGHT),
         sources=(
             Source("runs", "runs", "run", ("from", "to"), ("to",)),
@@ -93,6 +105,8 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
         ),
         columns={"gpu": "GPU", "at": "time (s)", kind: axis},
         zoomed={"x": "at"},
+        by="trace",
+        summaries=summaries,
     )
 
 
@@ -167,7 +181,7 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
         beside="datum.cycle + ((datum.c * 7919) % 101 - 50) / 140",
         when="datum.time * 1000",
     )
-    y = alt.Y("away:Q", title=axis, axis=number_axis("+.2~%"))
+    y = alt.Y("away:Q", title=axis, axis=percent_axis())
     if over == "cycle":
         x = alt.X(
             "beside:Q",
@@ -180,10 +194,10 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
             "when:T",
             title="began at (UTC)",
             scale=alt.Scale(type="utc", nice=False, padding=8),
-            axis=alt.Axis(labelOverlap=True),
+            axis=alt.Axis(labelOverlap=True, format=_DATES),
         )
     points = (
-        base.mark_point(filled=True, size=24, opacity=0.6, aria=False)
+        base.mark_point(filled=True, size=24, opacity=_opacity(len(data.cycles)), aria=False)
         .encode(
             x=x,
             y=y,
@@ -251,7 +265,12 @@ def gpu_chart(data: ReportData) -> Chart:
         "name:N", title=None, axis=alt.Axis(labelExpr="slice(datum.label, 3)", ticks=False, domain=False, grid=True)
     )
     colour = series_colour("metric", metrics)
-    shape = alt.Shape("metric:N", title=None, scale=alt.Scale(domain=metrics, range=list(SHAPES[: len(metrics)])))
+    shape = alt.Shape(
+        "metric:N",
+        title=None,
+        legend=legend(metrics),
+        scale=alt.Scale(domain=metrics, range=list(SHAPES[: len(metrics)])),
+    )
     # On lines of their own, one for each metric.
     offset = alt.YOffset("metric:N", scale=alt.Scale(domain=metrics))
     spread = (
@@ -262,7 +281,7 @@ def gpu_chart(data: ReportData) -> Chart:
     points = (
         base.mark_point(filled=True, size=60, opacity=1, aria=False)
         .encode(
-            x=alt.X("ratio:Q", title=axis, axis=number_axis("+.2~%"), scale=alt.Scale(zero=True)),
+            x=alt.X("ratio:Q", title=axis, axis=percent_axis(), scale=alt.Scale(zero=True)),
             y=y,
             yOffset=offset,
             color=colour,
@@ -290,7 +309,13 @@ def gpu_chart(data: ReportData) -> Chart:
         columns={"uuid": "GPU", "gpu": "model", "metric": "metric", "n": "cycles", "ratio": "GPU / mean - 1"},
         zoomed={"x": "ratio"},
         step=_LINE_OF_A_GPU,
+        lines="name",
     )
+
+
+def _opacity(n: int) -> float:
+    """Of dots, so that thousands do not become one."""
+    return float(min(0.75, max(0.12, 0.75 * (500 / max(n, 1)) ** 0.5)))
 
 
 def drift_metric(data: ReportData) -> Metric | None:
@@ -298,19 +323,26 @@ def drift_metric(data: ReportData) -> Metric | None:
     return next((one for one in METRICS if any(row[f"{one.key}_n"] > 1 for row in data.campaigns)), None)
 
 
-def _trace_sentence(kind: str, unit: str, data: ReportData) -> str:
-    trace = data.traces[0]
+def _spread(kind: str, trace: Row) -> float:
+    values: list[float] = [point[kind] for point in trace["points"] if point[kind] is not None]
+    return float(max(values) - min(values)) if values else 1.0
+
+
+def _trace_sentence(kind: str, unit: str, data: ReportData, at: int) -> str:
+    trace = data.traces[at]
     values = [
         point[kind]
         for point in trace["points"]
         if point[kind] is not None and trace["from"] <= point["at"] <= trace["to"]
     ]
-    seen = f" In this one, {brief(min(values))} to {brief(max(values))} {unit} inside the window." if values else ""
+    low, high = (brief(min(values)), brief(max(values))) if values else ("", "")
+    span = f"{low} {unit} throughout" if low == high else f"{low} to {high} {unit}"
+    seen = f" Inside the window {span}." if values else ""
     if len(data.traces) == 1:
         return f"{trace['label']}: the cycle in the middle, by energy.{seen}"
     return (
         f"One of {len(data.traces)} runs: each is the cycle in the middle, by energy, of a configuration that takes "
-        f"little.{seen.replace('In this one', 'In the first')}"
+        f"little.{seen}"
     )
 
 

@@ -16,6 +16,8 @@ SOFT = ("#545b64", "#b3b9c1")
 """Of text that says less; light and dark, as in page.css."""
 GRID = ("#e3e6ea", "#333941")
 CARD = ("#ffffff", "#1a1e24")
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+"""Version that Altair writes for."""
 BACKENDS = ("pytorch", "vllm", "trt", "stub")
 """Their colours are the same in every report."""
 
@@ -32,18 +34,30 @@ def ordered_backends(found: Iterable[str]) -> list[str]:
 
 
 def backend_colour(backends: Sequence[str]) -> alt.Color:
-    return alt.Color("backend:N", title=None, scale=alt.Scale(domain=list(backends), range=_colours(backends)))
+    return alt.Color(
+        "backend:N",
+        title=None,
+        legend=legend(backends),
+        scale=alt.Scale(domain=list(backends), range=_colours(backends)),
+    )
 
 
 def backend_shape(backends: Sequence[str]) -> alt.Shape:
     shapes = [SHAPES[_place(one, at) % len(SHAPES)] for at, one in enumerate(backends)]
-    return alt.Shape("backend:N", title=None, scale=alt.Scale(domain=list(backends), range=shapes))
+    return alt.Shape(
+        "backend:N", title=None, legend=legend(backends), scale=alt.Scale(domain=list(backends), range=shapes)
+    )
 
 
 def series_colour(field: str, names: Sequence[str]) -> alt.Color:
     """Of things that are no backends, such as GPUs."""
     colours: list[Any] = [{"expr": _expression(at)} for at in range(len(names))]
-    return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=list(names), range=colours))
+    return alt.Color(f"{field}:N", title=None, legend=legend(names), scale=alt.Scale(domain=list(names), range=colours))
+
+
+def legend(names: Sequence[str]) -> alt.Legend | None:
+    """None where there is nothing to tell apart."""
+    return alt.Legend() if len(names) > 1 else None
 
 
 def _colours(backends: Sequence[str]) -> list[Any]:
@@ -78,7 +92,14 @@ def configured(chart: alt.LayerChart | alt.Chart, description: str, height: int)
             titlePadding=8,
         ),
         legend=alt.LegendConfig(
-            labelColor=ink, titleColor=ink, orient="top", labelFontSize=12, symbolSize=90, columnPadding=18, offset=8
+            labelColor=ink,
+            titleColor=ink,
+            orient="top",
+            labelFontSize=12,
+            symbolSize=90,
+            columnPadding=18,
+            offset=8,
+            symbolOpacity=1,
         ),
     )
     return made

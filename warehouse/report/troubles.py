@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,6 @@ class Troubles:
     packages: Listing
 
 
-_ASKED = "(len($studies) = 0 OR study IN (SELECT unnest($studies::VARCHAR[])))"
 _WARNINGS = """
 SELECT code, sum(n_warned)::BIGINT AS n_cycles, count(*) AS n_campaigns,
     (SELECT arg_max(message, experiment_id) FROM warnings SEMI JOIN temp.cycles USING (experiment_id)
@@ -56,17 +55,17 @@ SELECT code, sum(n_warned)::BIGINT AS n_cycles, count(*) AS n_campaigns,
 FROM warning_counts AS counted
 GROUP BY code ORDER BY n_cycles DESC, code
 """
-_INVALID = f"""
+_INVALID = """
 SELECT reason, count(*) AS n_runs, count(DISTINCT campaign_id) AS n_campaigns,
     arg_max(experiment_id, start_time) AS run
-FROM invalid_runs WHERE NOT superseded AND {_ASKED}
+FROM temp.invalid_runs WHERE NOT superseded
 GROUP BY reason ORDER BY n_runs DESC, reason
 """
-_FAILURES = f"""
+_FAILURES = """
 SELECT error_class, exit_code, study, coalesce(experiment, backend) AS experiment, model, batch_size AS batch, n_failed,
     strftime(last_failed AT TIME ZONE 'UTC', '%Y-%m-%d %H:%M') AS last_failed, last_message AS message,
     last_advice AS advice
-FROM failure_summary WHERE {_ASKED}
+FROM failure_summary
 ORDER BY n_failed DESC, failure_summary.last_failed DESC, error_class, study, experiment
 """
 _QUARANTINE = "SELECT directory, reason FROM quarantine ORDER BY directory"
@@ -106,18 +105,17 @@ GROUP BY ALL ORDER BY package, version
 """
 
 
-def read_troubles(connection: DuckDBPyConnection, studies: Sequence[str]) -> Troubles:
-    """Of what the temporary views `cycles` and `campaigns` hold; the quarantine is the whole database's."""
-    asked = {"studies": list(studies)}
+def read_troubles(connection: DuckDBPyConnection) -> Troubles:
+    """Of what the temporary tables and views hold; the quarantine is the whole database's."""
     return Troubles(
-        warnings=_listing(connection, _WARNINGS, {}),
-        invalid=_listing(connection, _INVALID, asked),
-        failures=_listing(connection, _FAILURES, asked),
-        quarantine=_listing(connection, _QUARANTINE, {}),
-        drift=_listing(connection, _DRIFT, {}),
+        warnings=_listing(connection, _WARNINGS),
+        invalid=_listing(connection, _INVALID),
+        failures=_listing(connection, _FAILURES),
+        quarantine=_listing(connection, _QUARANTINE),
+        drift=_listing(connection, _DRIFT),
         drift_by_chance=_drift_by_chance(connection),
-        provenance=_listing(connection, _PROVENANCE, {}),
-        packages=_listing(connection, _PACKAGES, {}, 200),
+        provenance=_listing(connection, _PROVENANCE),
+        packages=_listing(connection, _PACKAGES, 200),
     )
 
 
@@ -126,10 +124,8 @@ def _drift_by_chance(connection: DuckDBPyConnection) -> float:
     return sum((count * correlation_by_chance(_STEADY, n) for n, count in found), 0.0)
 
 
-def _listing(
-    connection: DuckDBPyConnection, query: str, parameters: Mapping[str, object], most: int = MOST_ROWS
-) -> Listing:
-    found = connection.execute(query, parameters)
+def _listing(connection: DuckDBPyConnection, query: str, most: int = MOST_ROWS) -> Listing:
+    found = connection.execute(query)
     names = [column[0] for column in found.description or ()]
     rows = found.fetchall()
     shown = [{name: _safe(value) for name, value in zip(names, row, strict=True)} for row in rows[:most]]

@@ -7,14 +7,15 @@ const darkScheme = matchMedia('(prefers-color-scheme: dark)');
 const isDark = () => (document.documentElement.dataset.theme || (darkScheme.matches ? 'dark' : 'light')) === 'dark';
 const hostOf = name => document.getElementById(`c-${name}`);
 
-/** As high as there are lines. */
-const heightOf = (step, rows) => step * Math.max(1, new Set(rows.flat().map(row => row.rank ?? row.name)).size);
+/** As high as there are lines; on a narrow page a label may need a second one. */
+const heightOf = ({step, lines}, rows, host) => (step + (host.clientWidth < about.narrow ? about.second_line : 0))
+  * Math.max(1, new Set(rows.flat().map(row => row[lines])).size);
 
 async function draw(name) {
   const chart = about.charts[name], spec = chart.spec, host = hostOf(name);
   const rows = chart.sources.map(rowsOf);
   spec.datasets = Object.fromEntries(chart.sources.map((source, at) => [source.name, rows[at]]));
-  if (chart.step) spec.height = heightOf(chart.step, rows);
+  if (chart.step) spec.height = heightOf(chart, rows, host);
   spec.params.find(parameter => parameter.name === 'dark').value = isDark();
   const many = rows.some(one => one.length > CANVAS_FROM);
   // Without eval, which the page's policy forbids.
@@ -28,16 +29,18 @@ async function draw(name) {
   views[name] = view;
   host.addEventListener('keydown', event => zoomByKey(event, name));
   tellEmpty(name, rows);
+  tellSummary(name);
 }
 
 /** Give a chart the rows that follow from the choice. */
 async function redraw(name) {
-  const view = views[name], {sources, step} = about.charts[name];
+  const view = views[name], chart = about.charts[name], {sources} = chart;
   const rows = sources.map(rowsOf);
   sources.forEach((source, at) => view.data(source.name, rows[at]));
-  if (step) view.height(heightOf(step, rows));
+  if (chart.step) view.height(heightOf(chart, rows, hostOf(name)));
   hostOf(name).dataset.rows = rows[rows.length - 1].length;
   tellEmpty(name, rows);
+  tellSummary(name);
   await view.runAsync();
   const details = document.querySelector(`details[data-of="${name}"]`);
   if (details.open) listFigures(details);
@@ -45,6 +48,12 @@ async function redraw(name) {
 
 function tellEmpty(name, rows) {
   hostOf(name).parentElement.querySelector('.nothing').hidden = rows.some(one => one.length);
+}
+
+/** The sentence of what is chosen, where a chart has several. */
+function tellSummary(name) {
+  const {by, summaries} = about.charts[name];
+  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[chosen[by]];
 }
 
 async function repaint() {
@@ -91,7 +100,8 @@ async function save(name, kind) {
 function listFigures(details) {
   const {sources, columns} = about.charts[details.dataset.of];
   const rows = rowsOf(sources.find(source => Object.keys(columns).every(field => source.fields.includes(field))));
-  rows.sort((a, b) => (a.rank ?? 0) - (b.rank ?? 0));
+  const {lines} = about.charts[details.dataset.of];
+  if (lines !== 'name') rows.sort((a, b) => (a[lines] ?? 0) - (b[lines] ?? 0));
   const table = document.createElement('table');
   const caption = table.createCaption();
   caption.textContent = rows.length > TABLE_ROWS ? `The first ${TABLE_ROWS} of ${rows.length.toLocaleString('en')} rows` : `${rows.length} rows`;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ from playwright.sync_api import Browser, Page, expect
 
 from images.contract.config import ExperimentConfig
 from tests.warehouse.report.measured import BACKENDS, BATCHES, GPUS, MODELS, N_EXPERIMENTS
+from tests.warehouse.report.opened import Opened
 from tests.warehouse.results import make_result, rows, samples_table, save, save_failure, warehouse
 from warehouse.database import prepare
 from warehouse.numerals import digits, interval, number
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
-_AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 _KINDS: dict[str, dict[str, Any]] = {
     "light": {},
     "dark": {"color_scheme": "dark"},
@@ -44,43 +43,6 @@ _CELLS = """
   cell.closest('tr').dataset.campaign, cell.dataset.metric, [...cell.children].map(one => one.textContent).join(' '),
 ])
 """
-
-
-class Opened:
-    """A page, and what went wrong on it.
-
-    Attributes:
-        wrong: messages of the console, errors, and whatever it asked of a network.
-    """
-
-    def __init__(self, page: Page, report: Path) -> None:
-        self.page = page
-        self.wrong: list[str] = []
-        page.on("console", lambda one: self.wrong.append(one.text) if one.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else self.wrong.append(asked.url),
-        )
-        page.goto(report.as_uri())
-        page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
-
-    def settle(self) -> None:
-        """Until all charts have what was chosen last."""
-        self.page.evaluate("updating")
-
-    def drawn(self, chart: str) -> int:
-        return int(self.page.locator(f"#c-{chart}").get_attribute("data-rows") or 0)
-
-    def serious_findings(self) -> list[str]:
-        """Of axe, which goes in past the page's policy: `evaluate` runs in the debugger's own world."""
-        self.page.evaluate(_AXE + ";0")
-        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        return [
-            f"{one['impact']} {one['id']}: {one['nodes'][0]['html'][:200]}"
-            for one in found["violations"]
-            if one["impact"] in ("serious", "critical")
-        ]
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from warehouse.report import page as pages
 from warehouse.report.charts import Chart
 from warehouse.report.data import MOST_CAMPAIGNS, MOST_CYCLES, ReportData, Row, read_report
 from warehouse.report.gallery import Missing, gallery, static_spec
+from warehouse.report.theme import VEGA_LITE
 from warehouse.report.troubles import MOST_ROWS, Listing
 
 _MOST_BYTES = 6_000_000
@@ -217,7 +218,7 @@ def test_names_are_text_whatever_they_hold(root: Path, db: Path, target: Path, n
     assert len(campaign["model"]) < 2000
     for chart in gallery(read(db)):
         if isinstance(chart, Chart):
-            assert vlc.vegalite_to_svg(static_spec(chart, read(db)), vl_version=pages.VEGA_LITE).startswith("<svg")
+            assert vlc.vegalite_to_svg(static_spec(chart, read(db)), vl_version=VEGA_LITE).startswith("<svg")
 
 
 def test_every_chart_stands_alone_too(measured: Path) -> None:
@@ -227,7 +228,7 @@ def test_every_chart_stands_alone_too(measured: Path) -> None:
     for chart in charts:
         assert isinstance(chart, Chart)
         for dark in (False, True):
-            picture = vlc.vegalite_to_svg(static_spec(chart, data, dark=dark), vl_version=pages.VEGA_LITE)
+            picture = vlc.vegalite_to_svg(static_spec(chart, data, dark=dark), vl_version=VEGA_LITE)
             assert picture.count("aria-roledescription") + picture.count("<path") > 5, chart.name
 
 
