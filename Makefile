@@ -152,6 +152,10 @@ format: .venv/.dev ## put the source into its form
 bench: .venv/.dev ## measure joulehouse itself; prints a table
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: report-picture
+report-picture: .venv/.dev ## draw docs/images/report.png anew; needs Chromium
+	@$(BIN)/python -m tests.warehouse.report.picture
+
 .PHONY: lock
 lock: ## resolve all versions anew into both constraints files
 	@scratch=$$(mktemp -d); trap 'rm -rf $$scratch' EXIT

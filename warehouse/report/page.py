@@ -79,7 +79,7 @@ def _known(data: ReportData) -> dict[str, Any]:
     charts = gallery(data)
     bundle = _bundle()
     program = "'use strict';\n" + "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    best = _best(data)
+    best, n_alone = _best(data)
     return {
         "data": data,
         "counts": data.counts,
@@ -96,6 +96,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "metrics": METRICS,
         "best": best[:_MOST_BEST],
         "n_best": len(best),
+        "n_alone": n_alone,
         "works": data.works[:_MOST_CHOICES],
         "version": version("joulehouse"),
         "names": {one.column: one.name for one in METRICS},
@@ -224,13 +225,13 @@ def _choices(data: ReportData) -> list[dict[str, Any]]:
     return found
 
 
-def _best(data: ReportData) -> list[Row]:
-    """Of each kind of work on each hardware, the campaign that is best by each metric."""
+def _best(data: ReportData) -> tuple[list[Row], int]:
+    """Of each kind of work on each hardware, the campaign that is best by each metric; and how often there is one."""
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in data.campaigns:
         if row["work"] is not None:
             groups.setdefault((row["work"], row["hardware"]), []).append(row)
-    return [
+    found = [
         {
             "work": data.works[work].label,
             "hardware": hardware,
@@ -238,7 +239,9 @@ def _best(data: ReportData) -> list[Row]:
             "cells": [_best_by(metric, rows) for metric in METRICS[:3]],
         }
         for (work, hardware), rows in sorted(groups.items())
+        if len(rows) > 1
     ]
+    return found, len(groups) - len(found)
 
 
 def _best_by(metric: Metric, rows: Sequence[Row]) -> Row | None:

@@ -194,7 +194,7 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
             "when:T",
             title="began at (UTC)",
             scale=alt.Scale(type="utc", nice=False, padding=8),
-            axis=alt.Axis(labelOverlap=True, format=_DATES),
+            axis=alt.Axis(labelOverlap="greedy", labelSeparation=10, format=_DATES),
         )
     points = (
         base.mark_point(filled=True, size=24, opacity=_opacity(len(data.cycles)), aria=False)

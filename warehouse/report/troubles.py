@@ -85,7 +85,7 @@ _PROVENANCE = """
 SELECT backend, hardware, driver_version AS driver, image_name, coalesce(image_repo_digest, image_id) AS digest,
     git_revision AS revision, launcher, environment_snapshot ->> '$.python_version' AS python,
     environment_snapshot ->> '$.cuda_version' AS cuda, schema_version AS schema, count(*) AS n_cycles,
-    count(DISTINCT node) AS n_nodes
+    nullif(count(DISTINCT node), 0) AS n_nodes
 FROM temp.cycles
 GROUP BY ALL ORDER BY n_cycles DESC, backend, hardware, driver, digest, revision
 """

@@ -119,15 +119,15 @@ def test_what_cannot_be_written_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "taken" / "energy.svg").mkdir(parents=True)
-    arguments = {
+    places: dict[str, list[str | Path]] = {
         "file": ["--pictures", tmp_path / "file"],
         "no parent": ["--pictures", tmp_path / "none" / "p"],
         "picture is a folder": ["--pictures", tmp_path / "taken"],
         "nothing asked for": [],
         "alone": ["-o", tmp_path / "r.html", "--picture-width", "17"],
-    }[kind]
+    }
     capsys.readouterr()
-    assert warehouse("report", *arguments, db=measured) == 2
+    assert warehouse("report", *places[kind], db=measured) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warehouse: ")
     assert (tmp_path / "file").read_text() == "mine"
