@@ -113,7 +113,7 @@ install-%: .venv/.host ## what BACKEND needs to run in local processes (install-
 	$(MAKE) -s .venv/.backend-$*
 
 .PHONY: test
-test: .venv/.dev .venv/.backend-pytorch ## everything this machine can test; REQUIRE_DOCKER=1 fails without Docker
+test: .venv/.dev .venv/.backend-pytorch ## everything this machine can test; REQUIRE_DOCKER=1 fails without Docker, REQUIRE_BROWSER=1 without Chromium
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: test-gpu
@@ -160,6 +160,10 @@ test-quick-start: .venv/.dev ## docs/quick-start.md, word by word, in a containe
 .PHONY: bench
 bench: .venv/.dev ## measure joulehouse itself; prints a table
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: report-picture
+report-picture: .venv/.dev ## draw docs/images/report.png anew; needs Chromium
+	@$(BIN)/python -m tests.warehouse.report.picture
 
 .PHONY: lock
 lock: ## resolve all versions anew into both constraints files

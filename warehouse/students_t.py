@@ -49,6 +49,11 @@ def two_sided_quantile(confidence: float, degrees_of_freedom: int) -> float:
     return math.sqrt(n) * math.tan(angle)
 
 
+def correlation_by_chance(correlation: float, n: int) -> float:
+    """How likely n pairs of independent normal numbers correlate at least so much, either way; n is 3 or more."""
+    return 1 - _probability_within(math.asin(abs(correlation)), n - 2)
+
+
 def _probability_within(angle: float, n: int) -> float:
     """A(t | n) of Abramowitz and Stegun, with angle = atan(t / sqrt(n))."""
     cosine, sine = math.cos(angle), math.sin(angle)

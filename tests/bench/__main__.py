@@ -17,6 +17,7 @@ from tests.bench.images import image_figures
 from tests.bench.jobs import job_figures
 from tests.bench.open_loop import open_loop_figures
 from tests.bench.ranks import rank_figures
+from tests.bench.report import report_figures
 from tests.bench.sampling import sampling_figures
 from tests.bench.statistics import statistics_figures
 from tests.bench.storage import storage_figures
@@ -26,6 +27,7 @@ PARTS: dict[str, tuple[str, Callable[[Path], Iterator[Figure]]]] = {
     "jobs": ("what a job costs beside its work (medians of 10)", job_figures),
     "storage": ("what storing costs (medians of 10)", storage_figures),
     "warehouse": ("the warehouse at 10,000 and 100,000 results (medians of 3, views of 5)", ingest_figures),
+    "report": ("reports of 200 and 10,000 experiments (medians of 3)", report_figures),
     "statistics": ("intervals: speed, coverage, and how often the gate is wrong", statistics_figures),
     "energy": ("energy against the true joules of simulated GPUs, virtual time", energy_figures),
     "sampling": ("what sampling costs", sampling_figures),

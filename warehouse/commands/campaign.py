@@ -25,6 +25,7 @@ from warehouse.commands.typeset import TYPESET, Typeset, typeset
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse, WarehouseError
 from warehouse.export import export_campaigns_to_csv
+from warehouse.numerals import digits, interval, magnitude, number
 
 SHOWN = {
     "energy_per_output_token_j": "energy per output token (J)",
@@ -221,26 +222,27 @@ def _warnings(counts: Mapping[str, int]) -> str:
 def _bound(largest: float, n_bounds: int, n_cycles: int) -> str:
     """The largest, because the meter's error is the same in every cycle or unknown: it does not average out."""
     percent = 100 * largest
-    digits = max(0, 1 - _magnitude(percent)) if percent else 0
+    decimals = max(0, 1 - magnitude(percent)) if percent else 0
     # Upwards, because a bound that is rounded down is none. What is left of 0.8 as a binary number is no reason to.
-    shown = math.ceil(percent * 10**digits - 1e-6) / 10**digits
+    shown = math.ceil(percent * 10**decimals - 1e-6) / 10**decimals
     of = f"{n_cycles}" if n_bounds == n_cycles else f"{n_bounds} of {n_cycles}"
-    return f"meter bound +-{_number(shown, digits)} % of the energy (largest of {of} cycle{'' if of == '1' else 's'})"
+    return f"meter bound +-{number(shown, decimals)} % of the energy (largest of {of} cycle{'' if of == '1' else 's'})"
 
 
 def _cells(figures: Figures | None) -> list[str]:
     """mean, std, both intervals, n: all with the same digits."""
     if figures is None:
         return [NOT_MEASURED] * 4 + ["0"]
-    digits = _digits(figures.mean, figures.std)
+    decimals = digits(figures.mean, figures.std)
     n = str(figures.n_samples)
     if figures.n_samples < 2:
-        return [_number(figures.mean, digits), NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, n]
+        return [number(figures.mean, decimals), NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, n]
+    student = interval(figures.t_lower, figures.t_upper, decimals) or NOT_MEASURED
     return [
-        _number(figures.mean, digits),
-        _number(figures.std, digits),
-        _interval(figures.t_lower, figures.t_upper, digits) + ("*" if figures.t_method == "stein" else ""),
-        _interval(figures.percentile_lower, figures.percentile_upper, digits),
+        number(figures.mean, decimals),
+        number(figures.std, decimals),
+        student + ("*" if figures.t_method == "stein" else ""),
+        interval(figures.percentile_lower, figures.percentile_upper, decimals) or NOT_MEASURED,
         n,
     ]
 
@@ -248,28 +250,6 @@ def _cells(figures: Figures | None) -> list[str]:
 def _mean_and_interval(figures: Figures) -> str:
     mean, _, student, _, _ = _cells(figures)
     return mean if student == NOT_MEASURED else f"{mean} {student}"
-
-
-def _digits(mean: float, std: float) -> int:
-    """Decimals that show four digits of the mean and two of the spread."""
-    wanted = [3 - _magnitude(mean)] if mean else []
-    # A spread at the level of rounding says nothing about digits.
-    wanted += [1 - _magnitude(std)] if std > 1e-6 * abs(mean) else []
-    return min(max([0, *wanted]), 9)
-
-
-def _magnitude(value: float) -> int:
-    return math.floor(math.log10(abs(value)))
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}"
-
-
-def _interval(lower: float | None, upper: float | None, digits: int) -> str:
-    if lower is None or upper is None:
-        return NOT_MEASURED
-    return f"[{_number(lower, digits)}, {_number(upper, digits)}]"
 
 
 def _known(value: object) -> str:

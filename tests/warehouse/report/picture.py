@@ -1,0 +1,53 @@
+"""`make report-picture`: the report of the cookbook's year, as the documentation shows it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.warehouse.cookbook_data import write_year
+from tests.warehouse.report.opened import Opened
+from warehouse.cli import main
+
+_TARGET = Path(__file__).parents[3] / "docs" / "images" / "report.png"
+_WIDTH, _HEIGHT = 1280, 900
+# Smaller than on a screen, so that the charts are on it.
+_ZOOM = 0.7
+
+
+def draw(target: Path) -> int:
+    """The top of the page on one study, in the light."""
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        print("report-picture: needs Chromium (Debian: apt install chromium)", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "results").mkdir()
+        write_year(folder / "results")
+        database, page = folder / "warehouse.duckdb", folder / "report.html"
+        main(["ingest", "--db", str(database), str(folder / "results")])
+        main(["report", "--db", str(database), "--study", "batch-size", "-o", str(page)])
+        # Where it was made is of no use to a reader, and different every time.
+        page.write_text(page.read_text(encoding="utf-8").replace(f"{folder}/", ""), encoding="utf-8")
+        target.parent.mkdir(exist_ok=True)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+            context = browser.new_context(
+                viewport={"width": round(_WIDTH / _ZOOM), "height": round(_HEIGHT / _ZOOM)},
+                device_scale_factor=_ZOOM,
+                color_scheme="light",
+                offline=True,
+            )
+            Opened(context.new_page(), page).page.screenshot(path=target)
+            browser.close()
+    print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(draw(_TARGET))

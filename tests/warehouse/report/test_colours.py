@@ -1,0 +1,66 @@
+"""Text and marks can be told from what they stand on, and from each other, in light and dark."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import warehouse.report
+from warehouse.report.theme import BACKENDS, CARD, DARK, INK, LIGHT, SHAPES, SOFT
+
+_STYLE = (Path(str(warehouse.report.__file__)).parent / "page.css").read_text(encoding="utf-8")
+_ENOUGH = 4.5
+"""WCAG 2.2, 1.4.3, of text; marks need 3."""
+
+
+def contrast(one: str, other: str) -> float:
+    """By the relative luminance of WCAG 2.2."""
+    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _variables(selector: str) -> dict[str, str]:
+    block = re.search(re.escape(selector) + r" \{(.*?)\}", _STYLE, flags=re.DOTALL)
+    assert block is not None
+    return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block[1]))
+
+
+def test_contrast_is_that_of_the_standard() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize(("colours", "background"), [(LIGHT, CARD[0]), (DARK, CARD[1])])
+def test_marks_stand_out(colours: tuple[str, ...], background: str) -> None:
+    assert min(contrast(one, background) for one in colours) >= _ENOUGH
+
+
+@pytest.mark.parametrize("selector", [":root", ":root[data-theme=dark]"])
+def test_text_stands_out(selector: str) -> None:
+    found = _variables(selector)
+    pairs = [(text, under) for text in ("ink", "soft", "accent") for under in ("page", "card", "shade")]
+    pairs += [("heed", "heed-card"), ("heed", "page"), ("on-accent", "accent")]
+    weak = [pair for pair in pairs if contrast(found[pair[0]], found[pair[1]]) < _ENOUGH]
+    assert weak == []
+
+
+def test_charts_and_page_have_the_same_colours() -> None:
+    for at, selector in enumerate((":root", ":root[data-theme=dark]")):
+        found = _variables(selector)
+        assert (found["ink"], found["soft"], found["card"]) == (INK[at], SOFT[at], CARD[at])
+
+
+def test_both_ways_into_the_dark_are_the_same() -> None:
+    assert _variables(":root[data-theme=dark]") == _variables(":root:not([data-theme=light])")
+
+
+def test_every_backend_has_a_shape_of_its_own() -> None:
+    assert len(set(SHAPES[: len(BACKENDS)])) == len(BACKENDS)

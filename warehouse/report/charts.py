@@ -1,0 +1,382 @@
+"""Every chart of a report as a Vega-Lite specification without data, and the rows that each draws.
+
+A page hands rows to its charts as its reader filters them; `static_spec` has the rows of an unfiltered page in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from warehouse.numerals import rough
+from warehouse.report.data import METRICS, Metric, ReportData, Row
+from warehouse.report.theme import (
+    CARD,
+    INK,
+    SOFT,
+    backend_colour,
+    backend_shape,
+    configured,
+    ordered_backends,
+    themed,
+    zoom,
+)
+
+WINDOW = 16
+"""Configurations that are drawn at once where each has a line of its own."""
+_STEP = 40
+_HEIGHT = 340
+_LETTER = 6.8
+"""Width of a letter of a label (px), as good as wide ones."""
+_LINE_HEIGHT = 13
+NARROW = 480
+"""Width of a chart (px) below which labels may need a second line."""
+SECOND_LINE = 16
+"""What each line is higher then (px)."""
+# Values that differ more than this are on a logarithmic axis.
+_LOG_FROM = 20
+SETTINGS = ("label", "study", "experiment", "model", "backend", "hardware", "batch", "dtype")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set of a chart.
+
+    Attributes:
+        name: as the specification calls it.
+        table: campaigns, cycles, samples, runs, gpus or ratios.
+        scope: which of its rows: window (campaigns drawn by rank), kept (all that the filters leave), work (of those
+            the ones that did the chosen work), run (of the chosen trace), gpu (of the GPUs that the filters leave),
+            pair (of the chosen pair of campaigns), ratio (of the chosen metric of a comparison).
+        fields: of the row, or else of its campaign.
+        needs: rows in which one of these is not known are left out.
+    """
+
+    name: str
+    table: str
+    scope: str
+    fields: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart.
+
+    Attributes:
+        name: also the name of its file.
+        spec: Vega-Lite, without data.
+        zoomed: by axis the field that its zoom is called after.
+        step: height of a line of its own for each configuration or GPU (px); None if it has none.
+        columns: of the table beside it, by field.
+        lines: field that lines of their own go by.
+        by: what is chosen of it, such as the work; its place is also that of the sentence in `summaries`.
+    """
+
+    name: str
+    section: str
+    title: str
+    summary: str
+    spec: dict[str, Any]
+    sources: tuple[Source, ...]
+    columns: Mapping[str, str]
+    zoomed: Mapping[str, str]
+    step: int | None = None
+    lines: str = "rank"
+    by: str | None = None
+    summaries: tuple[str, ...] = ()
+
+
+def metric_chart(metric: Metric, data: ReportData) -> Chart:
+    """Mean and stored interval of each configuration, and every cycle as a dot below."""
+    key = metric.key
+    backends = ordered_backends(row["backend"] for row in data.campaigns)
+    scale = scale_of([row[f"{key}_mean"] for row in data.campaigns])
+    x = alt.X(f"{key}_mean:Q", title=metric.axis, scale=scale, axis=number_axis())
+    rows = ranked()
+    means = alt.Chart(alt.NamedData("campaigns"))
+    dots = (
+        alt.Chart(alt.NamedData("cycles"))
+        .mark_point(filled=True, size=22, opacity=0.75, yOffset=13, aria=False)
+        .encode(
+            x=alt.X(f"{key}:Q", title=metric.axis, scale=scale, axis=number_axis()),
+            y=rows,
+            color=backend_colour(backends),
+            fillOpacity=alt.when("datum.invalid == 1").then(alt.value(0)).otherwise(alt.value(0.75)),
+            tooltip=[
+                alt.Tooltip("label:N", title="configuration"),
+                alt.Tooltip("cycle:Q"),
+                alt.Tooltip(f"{key}:Q", title=metric.axis, format=".4~g"),
+                alt.Tooltip("run:N", title="experiment_id"),
+            ],
+        )
+        .add_params(zoom("x"))
+    )
+    bars = means.mark_rule(strokeWidth=2.5, yOffset=4, aria=False).encode(
+        x=alt.X(f"{key}_lo:Q", title=metric.axis, scale=scale, axis=number_axis()),
+        x2=f"{key}_hi:Q",
+        y=rows,
+        color=backend_colour(backends),
+    )
+    points = means.mark_point(filled=True, size=75, opacity=1, yOffset=4, aria=False).encode(
+        x=x,
+        y=rows,
+        color=backend_colour(backends),
+        shape=backend_shape(backends),
+        tooltip=settings_tooltip(
+            [(f"{key}_text", metric.axis), (f"{key}_interval", "95 % interval"), (f"{key}_n", "cycles")]
+        ),
+    )
+    title = f"{capital(metric.name)}, by configuration"
+    return Chart(
+        name=key,
+        section="metrics",
+        title=title,
+        summary=metric_sentence(metric, data),
+        spec=finished(
+            named_lines(12) + dots + bars.transform_filter(f"isValid(datum.{key}_lo)") + points, title, WINDOW * _STEP
+        ),
+        sources=(
+            Source(
+                "campaigns",
+                "campaigns",
+                "window",
+                (*SETTINGS, *(f"{key}_{part}" for part in ("mean", "lo", "hi", "n", "text", "interval"))),
+                (f"{key}_mean",),
+            ),
+            Source("cycles", "cycles", "window", ("label", "backend", "cycle", key, "invalid", "run"), (key,)),
+        ),
+        columns={
+            "label": "configuration",
+            f"{key}_text": f"mean ({metric.unit})",
+            f"{key}_interval": f"95 % interval ({metric.unit})",
+            f"{key}_n": "cycles",
+        },
+        zoomed={"x": key},
+        step=_STEP,
+    )
+
+
+def front_chart(other: Metric, data: ReportData) -> Chart:
+    """Energy against `other`, of campaigns with the same work; those that none beats in both are joined by a line."""
+    energy, key = METRICS[0], other.key
+    front = f"{key}_front"
+    backends = ordered_backends(row["backend"] for row in data.campaigns)
+    compared = [row for row in data.campaigns if comparable(row, other)]
+    x_scale, y_scale = (scale_of([row[f"{one}_mean"] for row in compared]) for one in (key, "energy"))
+    x = alt.X(f"{key}_mean:Q", title=other.axis, scale=x_scale, axis=number_axis())
+    y = alt.Y("energy_mean:Q", title=energy.axis, scale=y_scale, axis=number_axis())
+    base = alt.Chart(alt.NamedData("campaigns"))
+    # What can be had: with this much of `other`, or better, the energy of the nearest campaign that has it.
+    line = (
+        base.transform_filter(f"datum.{front}")
+        .mark_line(
+            strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False
+        )
+        .encode(x=x, y=y, order=alt.Order(f"{key}_mean:Q"), color=alt.value(themed(SOFT)))
+    )
+    # Where there are hundreds, their intervals would hide the points.
+    faded = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45))
+    bars = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45 if len(compared) < 60 else 0.1))
+    across = (
+        base.transform_filter(f"isValid(datum.{key}_lo)")
+        .mark_rule(aria=False)
+        .encode(x=alt.X(f"{key}_lo:Q", title=other.axis, scale=x_scale), x2=f"{key}_hi:Q", y=y)
+    )
+    upright = (
+        base.transform_filter("isValid(datum.energy_lo)")
+        .mark_rule(aria=False)
+        .encode(x=x, y=alt.Y("energy_lo:Q", title=energy.axis, scale=y_scale), y2="energy_hi:Q")
+    )
+    points = (
+        base.mark_point(filled=True, aria=False)
+        .encode(
+            x=x,
+            y=y,
+            shape=backend_shape(backends),
+            size=alt.when(f"datum.{front}").then(alt.value(110)).otherwise(alt.value(40)),
+            tooltip=settings_tooltip(
+                [
+                    ("energy_text", energy.axis),
+                    ("energy_interval", "95 % interval"),
+                    (f"{key}_text", other.axis),
+                    (f"{key}_interval", "95 % interval "),
+                ]
+            ),
+        )
+        .add_params(zoom("x", "y"))
+    )
+    coloured = [
+        one.encode(color=backend_colour(backends), opacity=opacity)
+        for one, opacity in ((across, bars), (upright, bars), (points, faded))
+    ]
+    title = f"Energy against {other.name}"
+    beginning = f"{'Left' if other.less_is_better else 'Right'} and low is better. "
+    summaries = _front_sentences(other, data, beginning)
+    return Chart(
+        name=f"energy-{key}",
+        section="fronts",
+        title=title,
+        summary=summaries[0],
+        spec=finished(line + coloured[0] + coloured[1] + coloured[2], title, _HEIGHT),
+        sources=(
+            Source(
+                "campaigns",
+                "campaigns",
+                "work",
+                (
+                    *SETTINGS,
+                    front,
+                    *(f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval")),
+                ),
+                ("energy_mean", f"{key}_mean"),
+            ),
+        ),
+        columns={
+            "label": "configuration",
+            "energy_text": f"{energy.axis}",
+            f"{key}_text": other.axis,
+            front: "on the front",
+        },
+        zoomed={"x": f"{key}_mean", "y": "energy_mean"},
+        by="work",
+        summaries=summaries,
+    )
+
+
+def metric_sentence(metric: Metric, data: ReportData) -> str:
+    """The least and the most, in words."""
+    key = metric.key
+    rows = [row for row in data.campaigns if row[f"{key}_mean"] is not None]
+    least, most = min(rows, key=lambda row: row[f"{key}_mean"]), max(rows, key=lambda row: row[f"{key}_mean"])
+    if len(rows) == 1:
+        interval = f", 95 % interval {least[f'{key}_interval']}" if least[f"{key}_interval"] else ""
+        none = "" if interval else ": no interval"
+        return f"{least[f'{key}_text']} {metric.unit}{interval}, over {cycles_in_words(least[f'{key}_n'])}{none}."
+    note = " One cycle each, so there are no intervals." if all(row[f"{key}_n"] < 2 for row in rows) else ""
+    ratio = most[f"{key}_mean"] / least[f"{key}_mean"] if least[f"{key}_mean"] else None
+    if least[f"{key}_text"] == most[f"{key}_text"]:
+        return f"All {len(rows):,} configurations are at {least[f'{key}_text']} {metric.unit}.{note}"
+    times = f", {rough(ratio)} times as much" if ratio is not None else ""
+    return (
+        f"Of {len(rows):,} configurations the least is {least[f'{key}_text']} {metric.unit} ({least['label']}), "
+        f"the most {most[f'{key}_text']} {metric.unit} ({most['label']}){times}.{note}"
+    )
+
+
+def comparable(row: Row, other: Metric) -> bool:
+    """Whether a campaign can be on the front of energy and `other`: it has both, and says what work it did."""
+    return row["work"] is not None and row["energy_mean"] is not None and row[f"{other.key}_mean"] is not None
+
+
+def _front_sentences(other: Metric, data: ReportData, beginning: str) -> tuple[str, ...]:
+    """How many are on the front, for each kind of work."""
+    counts = [[0, 0] for _ in data.works]
+    for row in data.campaigns:
+        if comparable(row, other):
+            counts[row["work"]][0] += 1
+            counts[row["work"]][1] += row[f"{other.key}_front"]
+    works = (
+        f" This is one of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""
+    )
+    sentences = []
+    for n, n_front in counts:
+        are = "is" if n_front == 1 else "are"
+        line = "; the dashed line joins them" if n_front > 1 else ""
+        front = (
+            f"{beginning}{n_front} of {n:,} configurations that did the same work {are} beaten by none in both{line}."
+        )
+        sentences.append((front if n else "No configuration of this work has both figures.") + works)
+    return tuple(sentences)
+
+
+def capital(text: str) -> str:
+    """With its first letter as at the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
+def cycles_in_words(n: int) -> str:
+    return "1 cycle" if n == 1 else f"{n:,} cycles"
+
+
+def ranked() -> alt.Y:
+    """A line for each rank, without an axis: see `named_lines`."""
+    return alt.Y("rank:O", axis=None)
+
+
+def named_lines(
+    above: int, data: str = "campaigns", label: str = "label", rank: str = "rank", *, halo: bool = False
+) -> alt.LayerChart:
+    """The label of each rank over its line, as wide as the chart: beside it, a narrow page would cut it short.
+
+    Where a chart is too narrow for a label, it goes on below, from the last part that fits.
+
+    Args:
+        above: how far above the middle of the line (px).
+        halo: set it off from what it stands on.
+    """
+    fitting = f"slice(datum.{label}, 0, floor(width / {_LETTER}))"
+    cut = f"lastindexof({fitting}, ' · ')"
+    words = f"length(datum.{label}) > width / {_LETTER} && {cut} > 0"
+    rows = f"{words} ? [slice(datum.{label}, 0, {cut}), slice(datum.{label}, {cut} + 3)] : datum.{label}"
+    base = alt.Chart(alt.NamedData(data)).transform_calculate(words=rows)
+
+    def text(colour: tuple[str, str], **stroke: Any) -> alt.Chart:
+        words: alt.Chart = base.mark_text(
+            align="left",
+            baseline="bottom",
+            yOffset=7 - above,
+            dy=alt.ExprRef(f"isArray(datum.words) ? -{_LINE_HEIGHT} : 0"),
+            lineHeight=_LINE_HEIGHT,
+            fontSize=12,
+            clip=False,
+            limit=alt.ExprRef("width"),
+            aria=False,
+            **stroke,
+        ).encode(x=alt.value(0), y=alt.Y(f"{rank}:O", axis=None), text="words:N", color=alt.value(themed(colour)))
+        return words
+
+    under = [text(CARD, stroke=alt.ExprRef(f"dark ? '{CARD[1]}' : '{CARD[0]}'"), strokeWidth=4)] if halo else []
+    found: alt.LayerChart = alt.LayerChart(layer=[*under, text(INK)])
+    return found
+
+
+def scale_of(values: Sequence[float | None]) -> alt.Scale:
+    """Logarithmic if values differ by much; never from 0, because dots are compared by their places."""
+    known = [value for value in values if value is not None]
+    wide = bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_FROM
+    return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)
+
+
+def number_axis(form: str = ",.5~g") -> alt.Axis:
+    return alt.Axis(format=form, labelOverlap=True, tickCount=6, labelFlush=True)
+
+
+def percent_axis() -> alt.Axis:
+    """Of parts, as differences."""
+    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+.3~r') + ' %'"
+    return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
+
+
+def settings_tooltip(figures: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:
+    names = {"label": "configuration", "hardware": "hardware", "batch": "batch size"}
+    settings = [alt.Tooltip(f"{name}:N", title=names.get(name, name)) for name in SETTINGS]
+    return settings + [alt.Tooltip(f"{name}:N", title=title) for name, title in figures]
+
+
+def finished(chart: alt.LayerChart | alt.Chart, title: str, height: int) -> dict[str, Any]:
+    """The specification, with the parameter that a page sets."""
+    spec: dict[str, Any] = configured(chart, title, height).to_dict()
+    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    # By hand: Altair would put it on each layer.
+    spec["params"] = [{"name": "dark", "value": False}, *spec.get("params", [])]
+    return spec
+
+
+def ranking(campaigns: Sequence[Row]) -> list[Row]:
+    """Least energy first; where none was measured, the fastest."""
+    key, sign = ("energy_mean", 1) if any(row["energy_mean"] is not None for row in campaigns) else ("speed_mean", -1)
+    return sorted(campaigns, key=lambda row: (row[key] is None, sign * (row[key] or 0.0), row["c"]))

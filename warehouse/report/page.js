@@ -1,0 +1,152 @@
+// What the page's reader does, and the start.
+
+const byId = id => document.getElementById(id);
+let updating = Promise.resolve();
+
+/** Everything that follows from the choice, on the page; charts one after the other, the newest choice last. */
+function update() {
+  follow();
+  tellChoice();
+  listConfigurations();
+  keepInAddress();
+  const names = Object.keys(views);
+  updating = updating.then(async () => { for (const name of names) await redraw(name); });
+  return updating;
+}
+
+function tellChoice() {
+  const count = (n, all, word) => `${n.toLocaleString('en')} of ${all.toLocaleString('en')} ${word}`;
+  byId('shown').textContent = `${count(now.kept.length, tables.campaigns.length, 'configurations')}, ${count(now.cycles, tables.cycles.length, 'cycles')}`;
+  for (const element of document.querySelectorAll('.whole')) element.hidden = now.kept.length === tables.campaigns.length;
+  for (const element of document.querySelectorAll('[data-pair]')) element.hidden = Number(element.dataset.pair) !== chosen.pair;
+  const last = chosen.from + now.drawn.length;
+  byId('window').textContent = now.ranked.length
+    ? `${(chosen.from + 1).toLocaleString('en')} to ${last.toLocaleString('en')} of ${now.ranked.length.toLocaleString('en')}${chosen.picked.size ? ' ticked' : ''}` : 'none';
+  byId('earlier').disabled = chosen.from === 0;
+  byId('later').disabled = last >= now.ranked.length;
+}
+
+/** The choice in the page's address, so that it can be sent to others and survives a reload. */
+function keepInAddress() {
+  const words = new URLSearchParams();
+  for (const name of FILTERS) for (const value of chosen.filters[name]) words.append(name, value);
+  if (chosen.find) words.set('find', chosen.find);
+  if (chosen.rankBy !== usable[0]?.key) words.set('order', chosen.rankBy);
+  if (chosen.work) words.set('work', chosen.work);
+  if (chosen.trace) words.set('run', chosen.trace);
+  if (chosen.pair) words.set('pair', chosen.pair);
+  if (chosen.ratio) words.set('figure', chosen.ratio);
+  const hash = words.toString();
+  if (hash || location.hash.includes('=')) history.replaceState(null, '', hash ? `#${hash}` : location.href.split('#')[0]);
+}
+
+function readAddress() {
+  if (!location.hash.includes('=')) return;
+  const words = new URLSearchParams(location.hash.slice(1));
+  for (const name of FILTERS) chosen.filters[name] = new Set(words.getAll(name));
+  chosen.find = words.get('find') ?? '';
+  if (usable.some(metric => metric.key === words.get('order'))) chosen.rankBy = words.get('order');
+  chosen.work = choiceOf('work', words.get('work'));
+  chosen.trace = choiceOf('trace', words.get('run'));
+  chosen.pair = choiceOf('pair', words.get('pair'));
+  chosen.ratio = choiceOf('ratio', words.get('figure'));
+}
+
+/** The number of an option of a list; its first if there is no such option. */
+function choiceOf(id, text) {
+  const list = byId(id);
+  return list && [...list.options].some(option => option.value === text) ? Number(text) : 0;
+}
+
+function showChoice() {
+  for (const box of document.querySelectorAll('#filters input[type=checkbox]')) {
+    box.checked = chosen.filters[box.name].has(box.value);
+  }
+  byId('find').value = chosen.find;
+  byId('rank-by').value = chosen.rankBy;
+  for (const name of ['work', 'trace', 'pair', 'ratio']) if (byId(name)) byId(name).value = chosen[name];
+}
+
+function listen() {
+  const form = byId('filters');
+  form.addEventListener('submit', event => event.preventDefault());
+  form.addEventListener('change', event => {
+    const {name, value, checked} = event.target;
+    if (!(name in chosen.filters)) return;
+    if (checked) chosen.filters[name].add(value); else chosen.filters[name].delete(value);
+    chosen.from = shownTable.page = 0;
+    update();
+  });
+  let waiting;
+  byId('find').addEventListener('input', event => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      chosen.find = event.target.value;
+      chosen.from = shownTable.page = 0;
+      update();
+    }, 150);
+  });
+  form.addEventListener('reset', () => {
+    for (const name of FILTERS) chosen.filters[name] = new Set();
+    Object.assign(chosen, {find: '', from: 0, picked: new Set()});
+    shownTable.page = 0;
+    update();
+  });
+  const choose = (id, name, made) => byId(id)?.addEventListener('change', event => {
+    Object.assign(chosen, {[name]: made(event.target.value), from: 0});
+    update();
+  });
+  choose('rank-by', 'rankBy', String);
+  for (const name of ['work', 'trace', 'pair', 'ratio']) choose(name, name, Number);
+  byId('earlier').addEventListener('click', () => { chosen.from -= about.window; update(); });
+  byId('later').addEventListener('click', () => { chosen.from += about.window; update(); });
+  for (const button of document.querySelectorAll('button[data-save]')) {
+    button.addEventListener('click', () => save(button.dataset.of, button.dataset.save));
+  }
+  for (const button of document.querySelectorAll('button[data-zoom]')) {
+    const stretch = {in: 0.8, out: 1.25, reset: null}[button.dataset.zoom];
+    button.addEventListener('click', () => zoom(button.dataset.of, stretch, {}));
+  }
+  for (const details of document.querySelectorAll('details[data-of]')) {
+    details.addEventListener('toggle', () => { if (details.open) listFigures(details); });
+  }
+  listenToTable();
+  addEventListener('hashchange', () => { if (location.hash.includes('=')) { readAddress(); showChoice(); update(); } });
+}
+
+function listenToTheme() {
+  const button = byId('theme');
+  const tell = () => button.setAttribute('aria-pressed', String(isDark()));
+  tell();
+  button.addEventListener('click', () => {
+    document.documentElement.dataset.theme = isDark() ? 'light' : 'dark';
+    tell();
+    repaint();
+  });
+  darkScheme.addEventListener('change', () => { tell(); repaint(); });
+  // Paper is white.
+  addEventListener('beforeprint', () => { for (const view of Object.values(views)) view.signal('dark', false).run(); });
+  addEventListener('afterprint', repaint);
+}
+
+async function start() {
+  listenToTheme();
+  if (tables.campaigns.length) {
+    for (const option of [...byId('rank-by').options]) option.disabled = !measured(option.value);
+    shownTable.sort = `${chosen.rankBy}_mean`;
+    readAddress();
+    showChoice();
+    follow();
+    tellChoice();
+    listConfigurations();
+    listen();
+    for (const name of Object.keys(about.charts)) {
+      await draw(name);
+      // Let the reader scroll and click between two charts.
+      await new Promise(resolve => setTimeout(resolve));
+    }
+  }
+  document.body.dataset.ready = 'yes';
+}
+
+start();

@@ -1,0 +1,77 @@
+// The page's tables, what its reader chose, and the rows that follow from both.
+
+const parsed = id => JSON.parse(document.getElementById(id).textContent);
+
+/** A list of objects, of columns in which texts are places among the distinct ones. */
+function unpacked(columns) {
+  const names = Object.keys(columns);
+  if (!names.length) return [];
+  const values = names.map(name => columns[name].codes
+    ? columns[name].codes.map(code => code < 0 ? null : columns[name].names[code]) : columns[name]);
+  return values[0].map((_, at) => Object.fromEntries(names.map((name, column) => [name, values[column][at]])));
+}
+
+const about = parsed('about');
+const tables = Object.fromEntries(Object.entries(parsed('tables')).map(([name, columns]) => [name, unpacked(columns)]));
+const FILTERS = ['backend', 'model', 'gpu', 'study'];
+for (const row of tables.campaigns) {
+  row.searched = [row.label, row.model, row.backend, row.hardware, row.study, row.experiment, row.hash, row.id]
+    .filter(Boolean).join(' ').toLowerCase();
+}
+
+const chosen = {
+  filters: Object.fromEntries(FILTERS.map(name => [name, new Set()])),
+  find: '', rankBy: null, from: 0, work: 0, trace: 0, pair: 0, ratio: 0, picked: new Set(),
+};
+const measured = key => tables.campaigns.some(row => row[`${key}_mean`] !== null);
+const usable = about.metrics.filter(metric => measured(metric.key));
+chosen.rankBy = usable.length ? usable[0].key : 'energy';
+
+/** What follows from the choice: campaigns that are kept, and their ranks in the window. */
+let now = {};
+
+function follow() {
+  const words = chosen.find.toLowerCase().split(/\s+/).filter(Boolean);
+  const kept = tables.campaigns.filter(row =>
+    FILTERS.every(name => !chosen.filters[name].size || chosen.filters[name].has(row[name]))
+    && words.every(word => row.searched.includes(word)));
+  const field = `${chosen.rankBy}_mean`;
+  const sign = about.metrics.find(metric => metric.key === chosen.rankBy).less ? 1 : -1;
+  let ranked = [...kept].sort((a, b) =>
+    (a[field] === null) - (b[field] === null) || sign * (a[field] - b[field]) || a.c - b.c);
+  if (chosen.picked.size) ranked = ranked.filter(row => chosen.picked.has(row.c));
+  chosen.from = Math.max(0, Math.min(chosen.from, Math.floor((ranked.length - 1) / about.window) * about.window));
+  const drawn = ranked.slice(chosen.from, chosen.from + about.window);
+  now = {
+    kept, ranked, drawn,
+    keptPlaces: new Set(kept.map(row => row.c)),
+    ranks: new Map(drawn.map((row, at) => [row.c, at + 1])),
+    cycles: 0,
+  };
+  now.cycles = tables.cycles.reduce((count, row) => count + now.keptPlaces.has(row.c), 0);
+}
+
+/** Whether a row is in the scope of a data set. */
+const IN_SCOPE = {
+  window: row => now.ranks.has(row.c),
+  kept: row => now.keptPlaces.has(row.c),
+  work: row => now.keptPlaces.has(row.c) && tables.campaigns[row.c].work === chosen.work,
+  run: row => row.trace === chosen.trace,
+  pair: row => row.pair === chosen.pair,
+  ratio: row => row.at === chosen.ratio,
+  gpu: row => !chosen.filters.gpu.size || chosen.filters.gpu.has(row.gpu),
+};
+
+/** Rows of a data set: fields of a row's own, or else of its campaign; none in which what it needs is not known. */
+function rowsOf(source) {
+  const rows = [];
+  for (const row of tables[source.table]) {
+    if (!IN_SCOPE[source.scope](row)) continue;
+    const campaign = source.table === 'cycles' ? tables.campaigns[row.c] : null;
+    const made = {};
+    for (const field of source.fields) made[field] = field in row ? row[field] : campaign ? campaign[field] : null;
+    if (source.scope === 'window') made.rank = now.ranks.get(row.c);
+    if (source.needs.every(field => made[field] !== null)) rows.push(made);
+  }
+  return rows;
+}

@@ -1,0 +1,113 @@
+"""Colours and shapes that also tell things apart without colour, in light and dark; and what all charts share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import altair as alt
+
+# After Okabe and Ito (2008), darkened or lightened until each has a contrast of 4.5 : 1 with its background.
+LIGHT = ("#0068a3", "#a84600", "#00704f", "#993d7f", "#6b5b00", "#444444")
+DARK = ("#56b4e9", "#e69f00", "#2fc79a", "#e58fc4", "#f0e442", "#cccccc")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+INK = ("#1b1f24", "#e6e8eb")
+SOFT = ("#545b64", "#b3b9c1")
+"""Of text that says less; light and dark, as in page.css."""
+GRID = ("#e3e6ea", "#333941")
+CARD = ("#ffffff", "#1a1e24")
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+"""Version that Altair writes for."""
+BACKENDS = ("pytorch", "vllm", "trt", "stub")
+"""Their colours are the same in every report."""
+
+
+def themed(pair: Sequence[str]) -> alt.ExprRef:
+    """The light or the dark one, by the chart's parameter `dark`."""
+    return alt.ExprRef(f"dark ? '{pair[1]}' : '{pair[0]}'")
+
+
+def ordered_backends(found: Iterable[str]) -> list[str]:
+    """The known ones in their order, then the others."""
+    there = set(found)
+    return [one for one in BACKENDS if one in there] + sorted(there - set(BACKENDS))
+
+
+def backend_colour(backends: Sequence[str]) -> alt.Color:
+    return alt.Color(
+        "backend:N",
+        title=None,
+        legend=legend(backends),
+        scale=alt.Scale(domain=list(backends), range=_colours(backends)),
+    )
+
+
+def backend_shape(backends: Sequence[str]) -> alt.Shape:
+    shapes = [SHAPES[_place(one, at) % len(SHAPES)] for at, one in enumerate(backends)]
+    return alt.Shape(
+        "backend:N", title=None, legend=legend(backends), scale=alt.Scale(domain=list(backends), range=shapes)
+    )
+
+
+def series_colour(field: str, names: Sequence[str]) -> alt.Color:
+    """Of things that are no backends, such as GPUs."""
+    colours: list[Any] = [{"expr": _expression(at)} for at in range(len(names))]
+    return alt.Color(f"{field}:N", title=None, legend=legend(names), scale=alt.Scale(domain=list(names), range=colours))
+
+
+def legend(names: Sequence[str]) -> alt.Legend | None:
+    """None where there is nothing to tell apart."""
+    return alt.Legend() if len(names) > 1 else None
+
+
+def _colours(backends: Sequence[str]) -> list[Any]:
+    return [{"expr": _expression(_place(one, at))} for at, one in enumerate(backends)]
+
+
+def _place(backend: str, at: int) -> int:
+    return BACKENDS.index(backend) if backend in BACKENDS else len(BACKENDS) + at
+
+
+def _expression(at: int) -> str:
+    return f"dark ? '{DARK[at % len(DARK)]}' : '{LIGHT[at % len(LIGHT)]}'"
+
+
+def configured(chart: alt.LayerChart | alt.Chart, description: str, height: int) -> alt.LayerChart | alt.Chart:
+    ink, soft, grid = themed(INK), themed(SOFT), themed(GRID)
+    made: alt.LayerChart | alt.Chart = chart.properties(
+        width="container", height=height, description=description
+    ).configure(
+        background="transparent",
+        font="system-ui, 'DejaVu Sans', sans-serif",
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(
+            labelColor=soft,
+            titleColor=ink,
+            gridColor=grid,
+            domainColor=soft,
+            tickColor=soft,
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            titlePadding=8,
+        ),
+        legend=alt.LegendConfig(
+            labelColor=ink,
+            titleColor=ink,
+            orient="top",
+            labelFontSize=12,
+            symbolSize=90,
+            columnPadding=18,
+            offset=8,
+            symbolOpacity=1,
+        ),
+    )
+    return made
+
+
+def zoom(*encodings: str) -> alt.Parameter:
+    """Drag to move, Ctrl and the wheel to zoom: the wheel alone scrolls the page."""
+    chosen: Any = list(encodings)
+    return alt.selection_interval(
+        bind="scales", name="zoom", encodings=chosen, zoom="wheel![event.ctrlKey || event.metaKey]"
+    )

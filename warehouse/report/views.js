@@ -1,0 +1,134 @@
+// The charts: drawn once, then given other rows; zoomed by mouse, button and key; saved as files.
+
+const views = {};
+const CANVAS_FROM = 1000;
+const TABLE_ROWS = 200;
+const darkScheme = matchMedia('(prefers-color-scheme: dark)');
+const isDark = () => (document.documentElement.dataset.theme || (darkScheme.matches ? 'dark' : 'light')) === 'dark';
+const hostOf = name => document.getElementById(`c-${name}`);
+
+/** As high as there are lines; on a narrow page a label may need a second one. */
+const heightOf = ({step, lines}, rows, host) => (step + (host.clientWidth < about.narrow ? about.second_line : 0))
+  * Math.max(1, new Set(rows.flat().map(row => row[lines])).size);
+
+async function draw(name) {
+  const chart = about.charts[name], spec = chart.spec, host = hostOf(name);
+  const rows = chart.sources.map(rowsOf);
+  spec.datasets = Object.fromEntries(chart.sources.map((source, at) => [source.name, rows[at]]));
+  if (chart.step) spec.height = heightOf(chart, rows, host);
+  spec.params.find(parameter => parameter.name === 'dark').value = isDark();
+  const many = rows.some(one => one.length > CANVAS_FROM);
+  // Without eval, which the page's policy forbids.
+  // Only errors are told: that nothing is left to draw is none.
+  const {view} = await vegaEmbed(host, spec, {
+    ast: true, renderer: many ? 'canvas' : 'svg', actions: false, tooltip: {theme: 'custom'}, logLevel: 1,
+  });
+  delete spec.datasets;
+  host.querySelector('svg,canvas').setAttribute('aria-hidden', 'true');
+  host.dataset.rows = rows[rows.length - 1].length;
+  views[name] = view;
+  host.addEventListener('keydown', event => zoomByKey(event, name));
+  tellEmpty(name, rows);
+  tellSummary(name);
+}
+
+/** Give a chart the rows that follow from the choice. */
+async function redraw(name) {
+  const view = views[name], chart = about.charts[name], {sources} = chart;
+  const rows = sources.map(rowsOf);
+  sources.forEach((source, at) => view.data(source.name, rows[at]));
+  if (chart.step) view.height(heightOf(chart, rows, hostOf(name)));
+  hostOf(name).dataset.rows = rows[rows.length - 1].length;
+  tellEmpty(name, rows);
+  tellSummary(name);
+  await view.runAsync();
+  const details = document.querySelector(`details[data-of="${name}"]`);
+  if (details.open) listFigures(details);
+}
+
+function tellEmpty(name, rows) {
+  hostOf(name).parentElement.querySelector('.nothing').hidden = rows.some(one => one.length);
+}
+
+/** The sentence of what is chosen, where a chart has several. */
+function tellSummary(name) {
+  const {by, summaries} = about.charts[name];
+  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[chosen[by]];
+}
+
+async function repaint() {
+  await Promise.all(Object.values(views).map(view => view.signal('dark', isDark()).runAsync()));
+}
+
+/** Move or stretch what an axis shows; the same signals that the mouse sets. */
+function zoom(name, stretch, shift) {
+  const view = views[name], zoomed = about.charts[name].zoomed, signals = view.getState().signals;
+  for (const axis of Object.keys(zoomed)) {
+    const signal = `zoom_${zoomed[axis]}`;
+    if (!(signal in signals)) continue;
+    if (stretch === null) { view.signal(signal, null); continue; }
+    const scale = view.scale(axis), [from, to] = scale.range();
+    const middle = (from + to) / 2 + (shift[axis] || 0) * (to - from), half = (to - from) / 2 * stretch;
+    view.signal(signal, [scale.invert(middle - half), scale.invert(middle + half)].map(Number));
+  }
+  return view.runAsync();
+}
+
+const STRETCHES = {'+': 0.8, '=': 0.8, '-': 1.25};
+const SHIFTS = {ArrowLeft: {x: -0.1}, ArrowRight: {x: 0.1}, ArrowUp: {y: 0.1}, ArrowDown: {y: -0.1}};
+
+function zoomByKey(event, name) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const shift = SHIFTS[event.key];
+  // A chart that does not move up and down leaves these keys to the page.
+  if (shift && !Object.keys(shift).some(axis => axis in about.charts[name].zoomed)) return;
+  if (event.key === '0') zoom(name, null);
+  else if (event.key in STRETCHES) zoom(name, STRETCHES[event.key], {});
+  else if (shift) zoom(name, 1, shift);
+  else return;
+  event.preventDefault();
+}
+
+async function save(name, kind) {
+  const link = document.createElement('a');
+  link.href = await views[name].toImageURL(kind, kind === 'png' ? 3 : 1);
+  link.download = `${name}.${kind}`;
+  link.click();
+}
+
+/** The rows of a chart as a table. */
+function listFigures(details) {
+  const {sources, columns} = about.charts[details.dataset.of];
+  const rows = rowsOf(sources.find(source => Object.keys(columns).every(field => source.fields.includes(field))));
+  const {lines} = about.charts[details.dataset.of];
+  if (lines !== 'name') rows.sort((a, b) => (a[lines] ?? 0) - (b[lines] ?? 0));
+  const table = document.createElement('table');
+  const caption = table.createCaption();
+  caption.textContent = rows.length > TABLE_ROWS ? `The first ${TABLE_ROWS} of ${rows.length.toLocaleString('en')} rows` : `${rows.length} rows`;
+  const head = table.createTHead().insertRow();
+  for (const title of Object.values(columns)) {
+    const cell = document.createElement('th');
+    cell.scope = 'col';
+    cell.textContent = title;
+    head.append(cell);
+  }
+  const body = table.createTBody();
+  for (const row of rows.slice(0, TABLE_ROWS)) {
+    const line = body.insertRow();
+    for (const field of Object.keys(columns)) line.insertCell().append(named(shownValue(row[field], field)));
+  }
+  details.querySelector('.scroll').replaceChildren(table);
+}
+
+function shownValue(value, field) {
+  if (value === null || value === undefined) return '-';
+  if (field.endsWith('_front')) return value ? 'yes' : 'no';
+  return typeof value === 'number' && !Number.isInteger(value) ? String(Number(value.toPrecision(4))) : String(value);
+}
+
+/** Text that others wrote keeps its direction to itself. */
+function named(text, tag = 'bdi') {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  return element;
+}
