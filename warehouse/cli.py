@@ -21,7 +21,7 @@ COMMANDS = {
     "sql": "Ask the database a question in SQL.",
     "schema": "Show tables, views and their columns; upgrade an old database.",
     "export": "Write tables as CSV, JSON or a Parquet lake.",
-    "report": "Write everything measured as one page, and its charts as pictures.",
+    "report": "Write everything measured as one page for a browser.",
     "results": "Look at, finish and delete single results in the results folder.",
     "aggregate": "Make results of what incomplete experiments left in raw/.",
 }

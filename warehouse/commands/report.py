@@ -89,7 +89,7 @@ def command(
     database: Path,
     wait_s: float,
 ) -> None:
-    """Write everything measured as one page, and its charts as pictures.
+    """Write everything measured as one page for a browser.
 
     The page is one file that needs no network: tables and charts with every interval and every cycle, Pareto fronts,
     traces of power and temperature, latencies, drift, what failed, and where it all came from. Figures are those of
