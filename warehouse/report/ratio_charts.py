@@ -9,7 +9,7 @@ import altair as alt
 
 from warehouse.report.charts import Chart, Source, capital, finished, named_lines
 from warehouse.report.comparing import CONFOUNDED, NOT_SHOWN, PAIRED, SHOWN, WELCH, Compared, Row, domain, is_cut
-from warehouse.report.theme import DARK, LIGHT, SOFT, themed, zoom
+from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, zoom
 
 _LINE = 44
 _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], DARK[1])}
@@ -99,13 +99,13 @@ def _chart(
         "outcome:N",
         title=None,
         scale=alt.Scale(domain=outcomes, range=[_themed(_COLOURS[one]) for one in outcomes]),
-        legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=3) if len(outcomes) > 1 else None,
+        legend=legend(outcomes, symbolType="stroke", symbolStrokeWidth=3),
     )
     shape = alt.Shape(
         "method:N",
         title=None,
         scale=alt.Scale(domain=methods, range=[_SHAPES[one] for one in methods]),
-        legend=alt.Legend() if len(methods) > 1 else None,
+        legend=legend(methods),
     )
     same = base.mark_rule(strokeWidth=1.5, strokeDash=[4, 3], aria=False).encode(
         x=alt.datum(1, title=_AXIS, scale=scale, axis=axis), color=alt.value(themed(SOFT))

@@ -258,7 +258,7 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
 def gpu_chart(data: ReportData) -> Chart:
     """How each GPU differs from its fellows; as far as one standard deviation of its cycles."""
     metrics = list(dict.fromkeys(row["metric"] for row in data.gpus))
-    axis = "GPU / mean of the campaigns it ran in - 1"
+    axis = "away from its fellows"
     base = alt.Chart(alt.NamedData("gpus"))
     # Sorted by the number that each name begins with.
     y = alt.Y(

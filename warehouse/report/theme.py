@@ -22,6 +22,12 @@ BACKENDS = ("pytorch", "vllm", "trt", "stub")
 """Their colours are the same in every report."""
 
 
+_LETTER = 6.8
+_BESIDE = 36
+# Of a label in a legend (px); and letters that Vega shows of it.
+_LONGEST = 26
+
+
 def themed(pair: Sequence[str]) -> alt.ExprRef:
     """The light or the dark one, by the chart's parameter `dark`."""
     return alt.ExprRef(f"dark ? '{pair[1]}' : '{pair[0]}'")
@@ -55,9 +61,12 @@ def series_colour(field: str, names: Sequence[str]) -> alt.Color:
     return alt.Color(f"{field}:N", title=None, legend=legend(names), scale=alt.Scale(domain=list(names), range=colours))
 
 
-def legend(names: Sequence[str]) -> alt.Legend | None:
-    """None where there is nothing to tell apart."""
-    return alt.Legend() if len(names) > 1 else None
+def legend(names: Sequence[str], **of_symbols: Any) -> alt.Legend | None:
+    """In as many columns as there is room for; None where there is nothing to tell apart."""
+    if len(names) < 2:
+        return None
+    column = _LETTER * min(max(map(len, names)), _LONGEST) + _BESIDE
+    return alt.Legend(columns=alt.ExprRef(f"max(1, min({len(names)}, floor(width / {column:.0f})))"), **of_symbols)
 
 
 def _colours(backends: Sequence[str]) -> list[Any]:

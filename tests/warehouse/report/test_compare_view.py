@@ -16,7 +16,7 @@ from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.opened import Opened
 from tests.warehouse.report.pages import Page
 from tests.warehouse.results import make_result, rows, save, warehouse
-from warehouse.report.comparing import CONFOUNDED, MOST_PAIRS, NOT_SHOWN, SHOWN, WELCH, domain
+from warehouse.report.comparing import CONFOUNDED, MOST_PAIRS, NOT_SHOWN, PAIRED, SHOWN, WELCH, domain
 
 _ENGINES = ("backend=pytorch", "backend=vllm", "--study", "batch-size")
 _PICTURES = Path(__file__).parents[3] / ".cache" / "report"
@@ -101,6 +101,23 @@ def test_each_outcome_has_its_name(year: Path) -> None:
     assert {row["outcome"] for row in found} == {SHOWN, NOT_SHOWN, CONFOUNDED}
     assert {row["method"] for row in found} == {WELCH}
     assert {row["pair_label"] for row in found if row["outcome"] == CONFOUNDED} == {"batch 8"}
+
+
+def test_cycles_of_one_block_are_pairs(root: Path, db: Path) -> None:
+    gpu = {"gpu_names": ["H100"], "gpu_uuids": ["GPU-a"], "image_id": "sha256:1"}
+    for number, (cycle, batch) in enumerate(product((1, 2, 3), (1, 2)), start=1):
+        config = ExperimentConfig(backend="stub", batch_size=batch)
+        energy_j = (30.0 + cycle) / batch * (1 + number / 1000)
+        fields: dict[str, Any] = {"study": "s", "cycle": cycle, "block": f"c{cycle:03d}", "environment": gpu}
+        save(root, make_result(number, energy_j=energy_j, config=config, **fields))
+    assert warehouse("ingest", root, db=db) == 0
+    target = reported(db, "batch_size=1", "batch_size=2", "--metric", "energy_per_output_token_j")
+    (row,) = Page(target).table("ratios")
+    assert (row["method"], row["units"], row["outcome"]) == (PAIRED, "3 pairs", SHOWN)
+    assert "B uses 50 % less energy per output token, 95 % interval" in Page(target).text
+    assert "All are of pairs of one block." in Page(target).text
+    assert next(iter(Page(target).charts)) == "compare", "one pair needs no chart of pairs"
+    assert "compare-pairs" not in Page(target).charts
 
 
 def test_the_rest_is_on_the_campaigns_of_both_sides_alone(year: Path) -> None:
