@@ -54,7 +54,8 @@ def test_a_study_in_a_queue_says_what_it_waits_for_and_runs_when_it_is_let_in(
 
     def let_in() -> None:
         """As Kueue does it, once there is room."""
-        time.sleep(2.0)
+        said = cluster.folder / "said"
+        wait_until(lambda: said.exists() and "waits in queue measurements" in said.read_text())
         for job in cluster.api.objects("jobs"):
             cluster.api.store.update("jobs", job["metadata"]["name"], "bench", resumed)
 
@@ -67,7 +68,6 @@ def test_a_study_in_a_queue_says_what_it_waits_for_and_runs_when_it_is_let_in(
     summary = cluster.run(file)
     letting_in.join()
     assert (summary.n_results, summary.problem) == (4, None)
-    assert "waits in queue measurements" in cluster.lines()
 
 
 def test_the_second_stage_of_an_adaptive_study_is_submitted_when_the_pilot_is_in(cluster: Cluster) -> None:
