@@ -94,7 +94,7 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
     """Mean and stored interval of each configuration, and every cycle as a dot below."""
     key = metric.key
     backends = ordered_backends(row["backend"] for row in data.campaigns)
-    scale = scale_of([row[f"{key}_mean"] for row in data.campaigns])
+    scale = scale_of(_drawn(key, data.campaigns) + [row[key] for row in data.cycles])
     x = alt.X(f"{key}_mean:Q", title=metric.axis, scale=scale, axis=number_axis())
     rows = ranked()
     means = alt.Chart(alt.NamedData("campaigns"))
@@ -166,7 +166,7 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
     front = f"{key}_front"
     backends = ordered_backends(row["backend"] for row in data.campaigns)
     compared = [row for row in data.campaigns if comparable(row, other)]
-    x_scale, y_scale = (scale_of([row[f"{one}_mean"] for row in compared]) for one in (key, "energy"))
+    x_scale, y_scale = (scale_of(_drawn(one, compared)) for one in (key, "energy"))
     x = alt.X(f"{key}_mean:Q", title=other.axis, scale=x_scale, axis=number_axis())
     y = alt.Y("energy_mean:Q", title=energy.axis, scale=y_scale, axis=number_axis())
     base = alt.Chart(alt.NamedData("campaigns"))
@@ -344,8 +344,13 @@ def named_lines(
     return found
 
 
+def _drawn(key: str, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """Means and where their intervals begin: of few cycles that may be below 0, which a logarithm has no place for."""
+    return [row[f"{key}{end}"] for row in rows for end in ("_mean", "_lo")]
+
+
 def scale_of(values: Sequence[float | None]) -> alt.Scale:
-    """Logarithmic if values differ by much; never from 0, because dots are compared by their places."""
+    """Logarithmic if all are above 0 and differ by much; never from 0: dots are compared by their places."""
     known = [value for value in values if value is not None]
     wide = bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_FROM
     return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)

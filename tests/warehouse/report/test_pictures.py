@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.warehouse.results import rows, warehouse
+from images.contract.config import ExperimentConfig
+from tests.warehouse.results import make_result, rows, save, warehouse
 from warehouse.database import prepare
 
 _CHARTS = {
@@ -144,3 +145,21 @@ def test_without_any_chart_there_are_no_pictures(db: Path, tmp_path: Path, capsy
     capsys.readouterr()
     assert warehouse("report", "--pictures", tmp_path / "p", db=db) == 0
     assert "0 pictures" in capsys.readouterr().out
+
+
+def test_an_interval_that_reaches_below_zero_is_drawn_where_means_differ_by_much(tmp_path: Path) -> None:
+    """Two cycles have a t interval many times their spread, and a sweep over batch sizes covers a hundredfold."""
+    for number, (batch_size, energy_j) in enumerate(
+        [(1, 900.0), (1, 1300.0), (8, 100.0), (8, 130.0), (64, 8.0), (64, 9.0)]
+    ):
+        config = ExperimentConfig(backend="stub", batch_size=batch_size)
+        result = make_result(number + 1, config=config, energy_j=energy_j, cycle=number % 2 + 1, study="wide")
+        save(tmp_path / "results", result)
+    db = tmp_path / "w.duckdb"
+    assert warehouse("ingest", tmp_path / "results", db=db) == 0
+    below = "SELECT count(*) FROM intervals WHERE metric = 'energy_per_output_token_j' AND t_lower < 0"
+    assert rows(db, below)[0][0] > 0
+    assert warehouse("report", "--all", "--pictures", tmp_path / "pictures", "--picture-format", "svg", db=db) == 0
+    drawn = list((tmp_path / "pictures").glob("*.svg"))
+    assert tmp_path / "pictures" / "energy.svg" in drawn
+    assert [one.name for one in drawn if "NaN" in one.read_text(encoding="utf-8")] == []
