@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 
 from images.contract.config import parse_config
 from images.contract.report import JobReport
+from runner.cluster.pods import JOB_UID
 from runner.studies.study import Experiment
 from tests.docker_engine import docker_command
 from tests.runner.cluster.cluster_studies import cluster_study, containers, inputs_of, manifests, pod
@@ -85,7 +86,7 @@ def run_container(
     arguments += ["--read-only", *(f"--cap-drop={one}" for one in security["capabilities"]["drop"])]
     assert not security["allowPrivilegeEscalation"]
     arguments += ["--security-opt", "no-new-privileges", "--user", ANY_USER, "--network", "none"]
-    names = {"spec.nodeName": "node-1", "metadata.name": "pod-1"}
+    names = {"spec.nodeName": "node-1", "metadata.name": "pod-1", f"metadata.labels['{JOB_UID}']": "uid-1"}
     for variable in container["env"]:
         value = variable.get("value") or names[variable["valueFrom"]["fieldRef"]["fieldPath"]]
         arguments += ["-e", f"{variable['name']}={value}"]
