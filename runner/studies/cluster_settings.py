@@ -57,41 +57,29 @@ def _whole_gpu(text: str) -> str:
     return text
 
 
-def _label_value(text: str) -> str:
-    if not _LABEL_VALUE.fullmatch(text):
-        raise ValueError(f"'{text}' is no label value: at most 63 letters, digits, '-', '_' and '.'")
-    return text
-
-
-def _own_label_key(text: str) -> str:
+def _not_ours(text: str) -> str:
     if text.partition("/")[0].endswith(_OURS):
         raise ValueError(f"'{text}' is what joulehouse or Kubernetes write themselves")
-    return _label_key(text)
-
-
-def _label_key(text: str) -> str:
-    if not _LABEL_KEY.fullmatch(text):
-        raise ValueError(f"'{text}' is no label: write name or domain/name, of letters, digits, '-', '_' and '.'")
     return text
 
 
-def _namespace(text: str) -> str:
-    if not _NAMESPACE.fullmatch(text):
-        raise ValueError(f"'{text}' is no namespace: at most 63 of a-z, 0-9 and '-'")
-    return text
+def _named(pattern: re.Pattern[str], what: str) -> AfterValidator:
+    """Names as Kubernetes takes them."""
 
+    def checked(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"'{text}' is no {what}")
+        return text
 
-def _object(text: str) -> str:
-    if not _OBJECT.fullmatch(text):
-        raise ValueError(f"'{text}' is no name of an object: a-z, 0-9, '-' and '.'")
-    return text
+    return AfterValidator(checked)
 
 
 Quantity = Annotated[str, AfterValidator(_quantity)]
-LabelValue = Annotated[str, AfterValidator(_label_value)]
-OwnLabelKey = Annotated[str, AfterValidator(_own_label_key)]
-LabelKey = Annotated[str, AfterValidator(_label_key)]
-ObjectName = Annotated[str, AfterValidator(_object)]
+LabelValue = Annotated[str, _named(_LABEL_VALUE, "label value: at most 63 letters, digits, '-', '_' and '.'")]
+LabelKey = Annotated[str, _named(_LABEL_KEY, "label: write name or domain/name, of letters, digits, '-', '_' and '.'")]
+OwnLabelKey = Annotated[LabelKey, AfterValidator(_not_ours)]
+Namespace = Annotated[str, _named(_NAMESPACE, "namespace: at most 63 of a-z, 0-9 and '-'")]
+ObjectName = Annotated[str, _named(_OBJECT, "name of an object: a-z, 0-9, '-' and '.'")]
 
 
 class Toleration(Part):
@@ -124,7 +112,7 @@ class Toleration(Part):
 class KubernetesSettings(Part):
     """Where in a cluster jobs run, with what, and where their results go."""
 
-    namespace: Annotated[str, AfterValidator(_namespace)] | None = Field(
+    namespace: Namespace | None = Field(
         None, description="null is the kubeconfig's, or in a cluster the service account's"
     )
     images: dict[BackendName, str] = Field(
