@@ -65,6 +65,7 @@ run: .venv/.host ## measure: BACKEND= MODEL= CYCLES= LAUNCHER=auto|docker|local 
 	else $(BIN)/warehouse campaign --db "$(DB)" --study $$study 2>/dev/null || true; fi
 	echo "results:   $(RESULTS)/"
 	echo "warehouse: $(DB)   (try: $(BIN)/warehouse sql --db '$(DB)' \"SELECT study, backend, cycle, output_tokens_per_second FROM experiments\")"
+	echo "report:    $(BIN)/warehouse report --db '$(DB)' --study $$study -o report.html"
 	exit $$code
 
 .PHONY: image

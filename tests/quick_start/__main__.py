@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "https://git.example.org/joulehouse.git"
 """What the page clones; git is told that it is this checkout's last commit."""
 _IMAGE = "joulehouse-quick-start"
+# Debian's python3 has no venv of its own, and git asks for certificates where the address is a real one.
 _DOCKERFILE = """
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
