@@ -12,7 +12,7 @@ from tests.runner.command import runner
 
 STUDY = """
 name: engines
-cycles: 3
+cycles: 2
 defaults:
   model: builtin:tiny-llama
   dtype: float32
@@ -38,10 +38,10 @@ def test_a_study_of_two_engines_ends_in_one_table_and_a_comparison(
 
     assert ran.code == 0, ran.stderr
     found = [ExperimentResult.from_json(path) for path in output.glob("*/result.json")]
-    assert sorted(one.backend for one in found) == ["pytorch"] * 3 + ["vllm"] * 3
+    assert sorted(one.backend for one in found) == ["pytorch"] * 2 + ["vllm"] * 2
     assert len({one.prompts_sha256 for one in found}) == 1
     assert len({(one.input_tokens, one.output_tokens) for one in found}) == 1, "greedy, so the same work"
-    assert "6 new" in warehouse("ingest", "--db", database, output)
+    assert "4 new" in warehouse("ingest", "--db", database, output)
     table = warehouse("campaign", "--db", database, "--study", "engines")
     rows = [line for line in table.splitlines() if line.strip().startswith("output tokens/s")]
     assert len(rows) == 2
