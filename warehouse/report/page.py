@@ -87,7 +87,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
         "bundle": bundle,
         "program": program,
-        "about": _blob(_about(charts)),
+        "about": _blob(_about(charts, min(len(data.works), _MOST_CHOICES))),
         "sections": [
             Section(name, title, [chart for chart in charts if chart.section == name])
             for name, title in _SECTIONS.items()
@@ -101,13 +101,15 @@ def _known(data: ReportData) -> dict[str, Any]:
         "version": version("joulehouse"),
         "names": {one.column: one.name for one in METRICS},
         "wandering": {row["id"]: row["label"] for row in data.campaigns},
+        "follows_ticks": lambda chart: any(source.scope == "window" for source in getattr(chart, "sources", ())),
         "percent": lambda ratio: f"{100 * ratio:+.1f} %",
     }
 
 
-def _about(charts: Sequence[Chart | Missing]) -> dict[str, Any]:
-    """What the page's program needs to know of metrics and charts."""
+def _about(charts: Sequence[Chart | Missing], n_works: int) -> dict[str, Any]:
+    """What the page's program needs to know of metrics and charts, and how many kinds of work can be chosen."""
     return {
+        "works": n_works,
         "window": WINDOW,
         "narrow": NARROW,
         "second_line": SECOND_LINE,
@@ -181,7 +183,7 @@ def _tables_that_fit(data: ReportData, room: int) -> tuple[str, list[str]]:
 
 def _tables(data: ReportData, campaigns: Sequence[Row], cycles: Sequence[Row]) -> dict[str, Any]:
     samples = [{"trace": at} | point for at, trace in enumerate(data.traces) for point in trace["points"]]
-    runs = [{"trace": at, "from": trace["from"], "to": trace["to"]} for at, trace in enumerate(data.traces)]
+    runs = [{"trace": at} | {name: trace[name] for name in ("c", "from", "to")} for at, trace in enumerate(data.traces)]
     kept = [{key: value for key, value in row.items() if key not in _NOT_ON_PAGE} for row in campaigns]
     tables = {"campaigns": kept, "cycles": cycles, "samples": samples, "runs": runs, "gpus": data.gpus}
     tables["ratios"] = data.compared.ratios if data.compared is not None else []

@@ -1,6 +1,7 @@
 // The charts: drawn once, then given other rows; zoomed by mouse, button and key; saved as files.
 
 const views = {};
+let updating = Promise.resolve();
 const CANVAS_FROM = 1000;
 const TABLE_ROWS = 200;
 const darkScheme = matchMedia('(prefers-color-scheme: dark)');
@@ -10,6 +11,13 @@ const hostOf = name => document.getElementById(`c-${name}`);
 /** As high as there are lines; on a narrow page a label may need a second one. */
 const heightOf = ({step, lines}, rows, host) => (step + (host.clientWidth < about.narrow ? about.second_line : 0))
   * Math.max(1, new Set(rows.flat().map(row => row[lines])).size);
+
+/** Draw after all that was asked for before: a chart gets its rows when its turn comes, and no choice is lost. */
+function inTurn(act) {
+  const turn = updating.then(act);
+  updating = turn.catch(() => {});
+  return turn;
+}
 
 async function draw(name) {
   const chart = about.charts[name], spec = chart.spec, host = hostOf(name);
@@ -47,17 +55,28 @@ async function redraw(name) {
 }
 
 function tellEmpty(name, rows) {
-  hostOf(name).parentElement.querySelector('.nothing').hidden = rows.some(one => one.length);
+  const words = hostOf(name).parentElement.querySelector('.nothing');
+  words.hidden = rows.some(one => one.length);
+  words.textContent = whyEmpty(about.charts[name].sources);
+}
+
+function whyEmpty(sources) {
+  const n = chosen.picked.size;
+  if (sources.some(source => source.scope === 'window')) {
+    if (now.drawn.length) return 'Not measured in any of these configurations.';
+    if (n && now.kept.length) return `${n === 1 ? 'The ticked configuration is not' : `None of the ${n} ticked configurations is`} left with these filters.`;
+  }
+  return 'Nothing is left to draw with these filters.';
 }
 
 /** The sentence of what is chosen, where a chart has several. */
 function tellSummary(name) {
   const {by, summaries} = about.charts[name];
-  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[chosen[by]];
+  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[drawnOf(by)] ?? '';
 }
 
-async function repaint() {
-  await Promise.all(Object.values(views).map(view => view.signal('dark', isDark()).runAsync()));
+function repaint() {
+  return inTurn(() => Promise.all(Object.values(views).map(view => view.signal('dark', isDark()).runAsync())));
 }
 
 /** Move or stretch what an axis shows; the same signals that the mouse sets. */

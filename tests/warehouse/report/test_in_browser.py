@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from images.contract.config import ExperimentConfig
 from tests.warehouse.report.measured import BACKENDS, BATCHES, GPUS, MODELS, N_EXPERIMENTS
 from tests.warehouse.report.opened import Opened
 from tests.warehouse.results import make_result, rows, samples_table, save, save_failure, warehouse
-from warehouse.database import prepare
+from warehouse.database import prepare, reading
 from warehouse.numerals import digits, interval, number
+from warehouse.report.charts import Chart
+from warehouse.report.data import read_report
+from warehouse.report.gallery import gallery, rows_of
+from warehouse.report.page import columns
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -114,6 +119,112 @@ def test_a_filter_changes_what_is_drawn_and_it_comes_back(opened: Opened) -> Non
     assert opened.drawn("energy") == 0
     assert page.locator("#f-energy .nothing").is_visible()
     assert opened.wrong == []
+
+
+_CLICK_WHILE_DRAWING = """
+let real, calls = 0;
+Object.defineProperty(window, 'vegaEmbed', {
+  set(embed) { real = embed; },
+  get: () => (...given) => {
+    calls += 1;
+    if (calls === 3) document.querySelector('#filters [value=vllm]').click();
+    return real(...given);
+  },
+});
+"""
+
+
+def test_a_filter_that_is_set_while_charts_are_drawn_is_on_all_of_them(browser: Browser, report: Path) -> None:
+    """Of one that is drawn, one that is being drawn and those to come."""
+    with browser.new_context(offline=True) as context:
+        context.add_init_script(_CLICK_WHILE_DRAWING)
+        opened = Opened(context.new_page(), report)
+        opened.settle()
+        backends = opened.page.evaluate(
+            "Object.entries(about.charts).flatMap(([name, chart]) => chart.sources.filter("
+            "source => source.fields.includes('backend')).map(source => "
+            "[name, ...new Set(views[name].data(source.name).map(row => row.backend))]))"
+        )
+        assert len(backends) == 15
+        assert [one for one in backends if one[1:] != ["vllm"]] == []
+        assert opened.wrong == []
+
+
+def test_an_unfiltered_page_first_draws_what_stands_in_the_specifications(opened: Opened, measured: Path) -> None:
+    with reading(measured, 5) as connection:
+        data = read_report(connection, measured, [], include_all=False, made_at=datetime.now(UTC))
+    drawn = opened.page.evaluate(
+        "Object.fromEntries(Object.entries(about.charts).map(([name, chart]) => [name, chart.sources.map(rowsOf)]))"
+    )
+    for chart in gallery(data):
+        assert isinstance(chart, Chart)
+        expected = [[_as_on_page(row) for row in rows_of(source, data)] for source in chart.sources]
+        assert drawn[chart.name] == expected, chart.name
+
+
+def _as_on_page(row: dict[str, Any]) -> dict[str, Any]:
+    packed = columns([row])
+    return {name: one["names"][0] if isinstance(one, dict) else one[0] for name, one in packed.items()}
+
+
+def test_runs_and_works_that_a_filter_leaves_out_give_way_and_come_back(opened: Opened) -> None:
+    page = opened.page
+    trace, work = page.locator("#trace"), page.locator("#work")
+    trace.select_option(index=1)
+    work.select_option(index=1)
+    opened.settle()
+    gpu = page.evaluate("tables.campaigns[tables.runs[1].c].gpu")
+    model = page.evaluate("tables.campaigns.find(row => row.work === 1).model")
+    _tick(page, page.evaluate(f"tables.campaigns.find(row => row.gpu !== {gpu!r}).gpu"))
+    _tick(page, next(one for one in MODELS if one != model))
+    opened.settle()
+    kept = page.evaluate("tables.runs.filter(row => now.keptPlaces.has(row.c)).map(row => row.trace)")
+    assert trace.input_value() == str(kept[0]) != "1"
+    assert trace.locator("option:not(:disabled)").count() == len(kept)
+    assert page.evaluate("views.power.data('samples').length") == page.evaluate(
+        f"tables.samples.filter(row => row.trace === {kept[0]}).length"
+    )
+    assert work.input_value() == "0"
+    assert opened.drawn("energy-speed") > 0
+
+    page.get_by_label("Find").fill("no such thing")
+    expect(page.locator("#f-power .nothing")).to_have_text("Nothing is left to draw with these filters.")
+    page.get_by_role("button", name="Show all").click()
+    opened.settle()
+    assert (trace.input_value(), work.input_value()) == ("1", "1")
+
+
+def test_ticks_are_counted_sent_as_a_link_and_cleared(opened: Opened) -> None:
+    page = opened.page
+    for at in (0, 2, 3):
+        page.locator("#rows tbody input").nth(at).check()
+    opened.settle()
+    labels = page.evaluate("views.energy.data('campaigns').map(row => row.label)")
+    assert len(labels) == 3
+    count = page.locator("#metrics .n-ticked")
+    assert count.text_content() == "3 ticked"
+    assert page.evaluate("document.activeElement.dataset.pick") is not None, "the keyboard stays in the table"
+
+    address = page.evaluate("location.href")
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_selector("body[data-ready=yes]")
+    assert page.evaluate("views.energy.data('campaigns').map(row => row.label)") == labels
+    assert page.locator("#s-energy .whole").is_visible()
+    assert not page.locator("#s-drift-cycle .whole").is_visible()
+
+    _tick(page, "org/large-8b")
+    expect(page.locator("#f-energy .nothing")).to_have_text(
+        "None of the 3 ticked configurations is left with these filters."
+    )
+    expect(count).to_have_text("3 ticked, none of them left with these filters")
+
+    page.locator("#metrics").get_by_role("button", name="Clear ticks").press("Enter")
+    page.get_by_role("button", name="Show all").click()
+    opened.settle()
+    assert opened.drawn("energy") > 3
+    assert "tick=" not in page.evaluate("location.href")
+    assert page.get_by_role("button", name="Clear ticks").count() == 0
 
 
 def _tick(page: Page, value: str) -> None:
