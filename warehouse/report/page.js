@@ -1,7 +1,6 @@
 // What the page's reader does, and the start.
 
 const byId = id => document.getElementById(id);
-const MOST_TICKS_IN_ADDRESS = 40;
 let updates = 0;
 
 /** Everything that follows from the choice, on the page; charts one after the other, those there are by then. */
@@ -18,39 +17,6 @@ function update() {
       await redraw(name);
     }
   });
-}
-
-function tellChoice() {
-  const count = (n, all, word) => `${n.toLocaleString('en')} of ${all.toLocaleString('en')} ${word}`;
-  byId('shown').textContent = `${count(now.kept.length, tables.campaigns.length, 'configurations')}, ${count(now.cycles, tables.cycles.length, 'cycles')}`;
-  for (const element of document.querySelectorAll('.whole')) {
-    element.hidden = now.isWhole && !(chosen.picked.size && 'ticked' in element.dataset);
-  }
-  for (const element of document.querySelectorAll('[data-pair]')) element.hidden = Number(element.dataset.pair) !== chosen.pair;
-  const last = chosen.from + now.drawn.length;
-  byId('window').textContent = now.ranked.length
-    ? `${(chosen.from + 1).toLocaleString('en')} to ${last.toLocaleString('en')} of ${now.ranked.length.toLocaleString('en')}${chosen.picked.size ? ' ticked' : ''}` : 'none';
-  byId('earlier').disabled = chosen.from === 0;
-  byId('later').disabled = last >= now.ranked.length;
-  tellTicks();
-  for (const name of Object.keys(now.left)) tellWhatIsLeft(name);
-}
-
-function tellTicks() {
-  const n = chosen.picked.size, away = n - now.ranked.length;
-  const words = [`${n.toLocaleString('en')} ticked`];
-  if (n && away) words.push(`${away === n ? 'none of them' : `${away.toLocaleString('en')} of them not`} left with these filters`);
-  if (n > MOST_TICKS_IN_ADDRESS) words.push(`the page's address keeps the first ${MOST_TICKS_IN_ADDRESS}`);
-  for (const element of document.querySelectorAll('.n-ticked')) element.textContent = n ? words.join(', ') : '';
-  for (const button of document.querySelectorAll('button[data-clear]')) button.hidden = !n;
-}
-
-/** Of a list of runs or of kinds of work, those that the filters leave can be chosen; the reader's own choice comes back. */
-function tellWhatIsLeft(name) {
-  const list = byId(name);
-  if (!list) return;
-  for (const option of list.options) option.disabled = !now.left[name].has(Number(option.value));
-  list.value = drawnOf(name);
 }
 
 /** The choice in the page's address, so that it can be sent to others and survives a reload. */
@@ -162,9 +128,8 @@ function listenToTheme() {
     repaint();
   });
   darkScheme.addEventListener('change', () => { tell(); repaint(); });
-  // Paper is white.
-  addEventListener('beforeprint', () => { for (const view of Object.values(views)) view.signal('dark', false).run(); });
-  addEventListener('afterprint', repaint);
+  addEventListener('beforeprint', fitToPaper);
+  addEventListener('afterprint', () => { fitToScreen(); repaint(); });
 }
 
 async function start() {

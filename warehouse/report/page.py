@@ -30,10 +30,11 @@ from warehouse.report.theme import VEGA_LITE, ordered_backends
 LARGEST = 5_950_000
 """Bytes of a page."""
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("rows.js", "views.js", "configurations.js", "page.js")
+_SCRIPTS = ("rows.js", "views.js", "configurations.js", "words.js", "page.js")
 _MOST_CHOICES = 120
 """Of each filter; the rest can be searched for."""
 _MOST_BEST = 40
+_MOST_EQUAL = 2
 _FILTERS = {"backend": "Backend", "model": "Model", "gpu": "GPU", "study": "Study"}
 _DIGITS = 6
 # Of a campaign's row, what the page's program needs to know.
@@ -121,6 +122,7 @@ def _about(charts: Sequence[Chart | Missing], n_works: int) -> dict[str, Any]:
                 "spec": one.spec,
                 "sources": [source.__dict__ for source in one.sources],
                 "columns": one.columns,
+                "cycles": one.cycles,
                 "zoomed": one.zoomed,
                 "step": one.step,
                 "lines": one.lines,
@@ -238,7 +240,7 @@ def _best(data: ReportData) -> tuple[list[Row], int]:
             "work": data.works[work].label,
             "hardware": hardware,
             "compared": len(rows),
-            "cells": [_best_by(metric, rows) for metric in METRICS[:3]],
+            "cells": [_best_by(metric, rows, data.works[work].rate) for metric in METRICS[:3]],
         }
         for (work, hardware), rows in sorted(groups.items())
         if len(rows) > 1
@@ -246,22 +248,37 @@ def _best(data: ReportData) -> tuple[list[Row], int]:
     return found, len(groups) - len(found)
 
 
-def _best_by(metric: Metric, rows: Sequence[Row]) -> Row | None:
+def _best_by(metric: Metric, rows: Sequence[Row], rate: str | None) -> Row:
+    """The least or the most, or why none is named.
+
+    Args:
+        rate: arrivals per second, if requests arrive whether or not earlier ones are done.
+    """
+    if metric.key == "speed" and rate is not None:
+        return {"why_none": f"set by the arrivals, {rate} requests/s"}
     key = f"{metric.key}_mean"
-    measured = [row for row in rows if row[key] is not None]
+    measured = sorted(
+        (row for row in rows if row[key] is not None), key=lambda row: row[key] if metric.less_is_better else -row[key]
+    )
     if not measured:
-        return None
-    best = (min if metric.less_is_better else max)(measured, key=lambda row: row[key])
-    others = [row[key] for row in measured if row is not best]
-    nearest = (min if metric.less_is_better else max)(others) if others else None
-    ahead = abs(nearest / best[key] - 1) if nearest is not None and best[key] else None
+        return {"why_none": "not measured"}
+    best = measured[0]
+    equal = [row["label"] for row in measured if row[key] == best[key]]
+    if len(equal) > 1:
+        more = ", ..." if len(equal) > _MOST_EQUAL else ""
+        label = f"{len(equal)} equal: {', '.join(equal[:_MOST_EQUAL])}{more}"
+        return {"text": best[f"{metric.key}_text"], "interval": "", "label": label, "ahead": ""}
     return {
         "text": best[f"{metric.key}_text"],
-        "interval": best[f"{metric.key}_interval"],
+        "interval": best[f"{metric.key}_interval"] or "no interval",
         "label": best["label"],
-        "ahead": _ahead(ahead, "more" if metric.less_is_better else "less") if ahead is not None else None,
+        "ahead": _ahead(metric, best[key], measured[1][key]) if len(measured) > 1 else "no other measured",
     }
 
 
-def _ahead(ratio: float, word: str) -> str:
+def _ahead(metric: Metric, best: float, next_best: float) -> str:
+    if not best:
+        return ""
+    ratio = abs(next_best / best - 1)
+    word = "more" if metric.less_is_better else "less"
     return f"next: {rough(100 * ratio)} % {word}" if ratio >= 0.001 else "next: within 0.1 %"

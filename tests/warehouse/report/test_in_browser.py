@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from images.contract.config import ExperimentConfig
 from tests.warehouse.report.measured import BACKENDS, BATCHES, GPUS, MODELS, N_EXPERIMENTS
-from tests.warehouse.report.opened import Opened
+from tests.warehouse.report.opened import PICTURES, NewPage, Opened
 from tests.warehouse.results import make_result, rows, samples_table, save, save_failure, warehouse
 from warehouse.database import prepare, reading
 from warehouse.numerals import digits, interval, number
@@ -28,7 +27,6 @@ _KINDS: dict[str, dict[str, Any]] = {
     "dark": {"color_scheme": "dark"},
     "narrow": {"viewport": {"width": 360, "height": 800}},
 }
-_PICTURES = Path(__file__).parents[3] / ".cache" / "report"
 _N_CONFIGURATIONS = N_EXPERIMENTS // 5
 _MARKS = """
 () => Object.fromEntries(Object.entries(views).map(([name, view]) => {
@@ -51,27 +49,23 @@ _CELLS = """
 
 
 @pytest.fixture
-def opened(browser: Browser, report: Path) -> Iterator[Opened]:
-    with browser.new_context(viewport={"width": 1280, "height": 900}, offline=True) as context:
-        yield Opened(context.new_page(), report)
+def opened(new_page: NewPage, report: Path) -> Opened:
+    return Opened(new_page(), report)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_every_chart_is_drawn_without_an_error_and_axe_finds_nothing_serious(
-    browser: Browser, report: Path, kind: str
+    new_page: NewPage, report: Path, kind: str
 ) -> None:
-    settings = {"viewport": {"width": 1280, "height": 900}} | _KINDS[kind]
-    with browser.new_context(**settings, offline=True) as context:
-        opened = Opened(context.new_page(), report)
-        page = opened.page
-        _PICTURES.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=_PICTURES / f"{kind}.png", full_page=True)
-        marks = page.evaluate(_MARKS)
-        assert opened.wrong == []
-        assert len(marks) == page.locator("figure").count() == 14
-        assert [name for name, count in marks.items() if count < 3] == []
-        assert opened.serious_findings() == []
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
+    opened = Opened(new_page(**_KINDS[kind]), report)
+    page = opened.page
+    page.screenshot(path=PICTURES / f"{kind}.png", full_page=True)
+    marks = page.evaluate(_MARKS)
+    assert opened.wrong == []
+    assert len(marks) == page.locator("figure").count() == 14
+    assert [name for name, count in marks.items() if count < 3] == []
+    assert opened.serious_findings() == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
 
 
 def test_axe_would_find_a_control_without_a_name(opened: Opened) -> None:
@@ -134,20 +128,20 @@ Object.defineProperty(window, 'vegaEmbed', {
 """
 
 
-def test_a_filter_that_is_set_while_charts_are_drawn_is_on_all_of_them(browser: Browser, report: Path) -> None:
+def test_a_filter_that_is_set_while_charts_are_drawn_is_on_all_of_them(new_page: NewPage, report: Path) -> None:
     """Of one that is drawn, one that is being drawn and those to come."""
-    with browser.new_context(offline=True) as context:
-        context.add_init_script(_CLICK_WHILE_DRAWING)
-        opened = Opened(context.new_page(), report)
-        opened.settle()
-        backends = opened.page.evaluate(
-            "Object.entries(about.charts).flatMap(([name, chart]) => chart.sources.filter("
-            "source => source.fields.includes('backend')).map(source => "
-            "[name, ...new Set(views[name].data(source.name).map(row => row.backend))]))"
-        )
-        assert len(backends) == 15
-        assert [one for one in backends if one[1:] != ["vllm"]] == []
-        assert opened.wrong == []
+    page = new_page()
+    page.add_init_script(_CLICK_WHILE_DRAWING)
+    opened = Opened(page, report)
+    opened.settle()
+    backends = opened.page.evaluate(
+        "Object.entries(about.charts).flatMap(([name, chart]) => chart.sources.filter("
+        "source => source.fields.includes('backend')).map(source => "
+        "[name, ...new Set(views[name].data(source.name).map(row => row.backend))]))"
+    )
+    assert len(backends) == 15
+    assert [one for one in backends if one[1:] != ["vllm"]] == []
+    assert opened.wrong == []
 
 
 def test_an_unfiltered_page_first_draws_what_stands_in_the_specifications(opened: Opened, measured: Path) -> None:
@@ -270,6 +264,22 @@ def test_a_chart_is_saved(opened: Opened, tmp_path: Path, kind: str, beginning: 
     assert (tmp_path / "chart").read_bytes().startswith(beginning)
 
 
+def test_every_cycle_that_is_drawn_is_in_the_figures_too(opened: Opened, measured: Path) -> None:
+    page = opened.page
+    page.locator("#f-energy details").evaluate("details => { details.open = true; }")
+    means, cycles = page.locator("#f-energy details table").all()
+    assert [table.locator("caption").text_content() for table in (means, cycles)] == ["16 rows", "80 cycles"]
+    assert cycles.locator("th").all_text_contents()[1:] == ["cycle", "energy per output token (J)", "experiment_id"]
+    stored = dict(rows(measured, "SELECT experiment_id, energy_per_output_token_j FROM cycles"))
+    for line in cycles.locator("tbody tr").evaluate_all(
+        "lines => lines.map(one => [...one.cells].map(c => c.innerText))"
+    ):
+        assert float(line[2]) == pytest.approx(stored[line[3]], rel=1e-3)
+    page.locator("#rows tbody input").first.check()
+    opened.settle()
+    expect(page.locator("#f-energy details table caption").last).to_have_text("5 cycles")
+
+
 def test_a_mark_says_what_it_is_of(opened: Opened) -> None:
     page = opened.page
     page.locator("#c-energy-speed .mark-symbol.role-mark path").first.hover(force=True)
@@ -280,7 +290,7 @@ HOSTILE = "</script><img src=x onerror='window.foreign=1'>\"<b>"
 
 
 @pytest.mark.parametrize("case", ["nothing", "only failures", "one run", "hostile names"])
-def test_a_page_with_little_on_it_is_whole(browser: Browser, tmp_path: Path, case: str) -> None:
+def test_a_page_with_little_on_it_is_whole(new_page: NewPage, tmp_path: Path, case: str) -> None:
     db, target = tmp_path / "w.duckdb", tmp_path / "r.html"
     if case == "nothing":
         prepare(db, 5)
@@ -294,17 +304,16 @@ def test_a_page_with_little_on_it_is_whole(browser: Browser, tmp_path: Path, cas
     if case != "nothing":
         assert warehouse("ingest", tmp_path / "results", db=db) == 0
     assert warehouse("report", "-o", target, db=db) == 0
-    with browser.new_context(offline=True) as context:
-        opened = Opened(context.new_page(), target)
-        page = opened.page
-        if case == "hostile names":
-            page.locator("#c-energy .mark-symbol.role-mark path").last.hover(force=True)
-            expect(page.locator("#vg-tooltip-element")).to_contain_text(HOSTILE)
-            page.locator("#f-energy details").evaluate("details => { details.open = true; }")
-        assert page.locator("img, body b[onerror]").count() == 0
-        assert page.evaluate("window.foreign") is None
-        assert opened.wrong == []
-        assert opened.serious_findings() == []
+    opened = Opened(new_page(), target)
+    page = opened.page
+    if case == "hostile names":
+        page.locator("#c-energy .mark-symbol.role-mark path").last.hover(force=True)
+        expect(page.locator("#vg-tooltip-element")).to_contain_text(HOSTILE)
+        page.locator("#f-energy details").evaluate("details => { details.open = true; }")
+    assert page.locator("img, body b[onerror]").count() == 0
+    assert page.evaluate("window.foreign") is None
+    assert opened.wrong == []
+    assert opened.serious_findings() == []
 
 
 def test_the_switch_repaints_charts(opened: Opened) -> None:
@@ -360,9 +369,3 @@ def test_numbers_on_the_page_are_those_of_sql(opened: Opened, measured: Path) ->
     for run, energy in page.evaluate("tables.cycles.map(row => [row.run, row.energy])"):
         assert energy == pytest.approx(dots.pop(run), rel=1e-5)
     assert dots == {}
-
-
-def test_it_prints(opened: Opened) -> None:
-    printed = opened.page.pdf(format="A4", path=_PICTURES / "print.pdf")
-    assert printed.startswith(b"%PDF")
-    assert opened.wrong == []
