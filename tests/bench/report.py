@@ -82,5 +82,5 @@ def _browser_figures(page: Path) -> Iterator[Figure]:
                 view.evaluate("updating")
                 filtered.append(time.perf_counter() - started)
         browser.close()
-    yield Figure("  until Chromium has drawn all charts", "s", drawn)
-    yield Figure("  until a filter is on all of them", "s", filtered)
+    yield Figure("  until Chromium has drawn all charts", "s", drawn, 10.0)
+    yield Figure("  until a filter is on all of them", "s", filtered, 2.0)

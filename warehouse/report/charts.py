@@ -6,7 +6,7 @@ A page hands rows to its charts as its reader filters them; `static_spec` has th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
@@ -72,6 +72,7 @@ class Chart:
         zoomed: by axis the field that its zoom is called after.
         step: height of a line of its own for each configuration or GPU (px); None if it has none.
         columns: of the table beside it, by field.
+        cycles: of a second table, with the single cycles that are drawn; empty if there is none.
         lines: field that lines of their own go by.
         by: what is chosen of it, such as the work; its place is also that of the sentence in `summaries`.
     """
@@ -88,6 +89,7 @@ class Chart:
     lines: str = "rank"
     by: str | None = None
     summaries: tuple[str, ...] = ()
+    cycles: Mapping[str, str] = field(default_factory=dict)
 
 
 def metric_chart(metric: Metric, data: ReportData) -> Chart:
@@ -157,6 +159,9 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         },
         zoomed={"x": key},
         step=_STEP,
+        cycles={"label": "configuration", "cycle": "cycle", key: metric.axis}
+        | ({"invalid": "invalid"} if data.include_all else {})
+        | {"run": "experiment_id"},
     )
 
 

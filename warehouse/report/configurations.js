@@ -4,6 +4,9 @@ const PAGE_ROWS = 25;
 const PRINTED_ROWS = 200;
 const shownTable = {sort: 'energy_mean', down: false, page: 0};
 
+/** Of a campaign, as its row shows it and the address holds it. */
+const shortId = row => row.id.slice(0, 8);
+
 function sortedRows() {
   const {sort, down} = shownTable;
   const order = typeof now.kept.find(row => row[sort] !== null)?.[sort] === 'string'
@@ -43,7 +46,7 @@ function lineOf(row) {
   const head = document.createElement('th');
   head.scope = 'row';
   head.append(named(row.label));
-  const parts = [row.study, row.experiment].filter(text => text && !row.label.includes(text)).concat([row.hash && `config ${row.hash}`, `campaign ${row.id.slice(0, 8)}`]).filter(Boolean);
+  const parts = [row.study, row.experiment].filter(text => text && !row.label.includes(text)).concat([row.hash && `config ${row.hash}`, `campaign ${shortId(row)}`]).filter(Boolean);
   const below = named(parts.join(' · '));
   below.className = 'below';
   head.append(below);
@@ -95,6 +98,8 @@ function listenToTable() {
     if (event.target.checked) chosen.picked.add(place); else chosen.picked.delete(place);
     chosen.from = 0;
     update();
+    // Its row is a new one.
+    document.querySelector(`#rows [data-pick="${place}"]`)?.focus({preventScroll: true});
   });
   document.getElementById('page-back').addEventListener('click', () => { shownTable.page -= 1; listConfigurations(); });
   document.getElementById('page-on').addEventListener('click', () => { shownTable.page += 1; listConfigurations(); });

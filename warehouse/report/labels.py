@@ -35,11 +35,13 @@ class Work:
 
     Attributes:
         campaigns: with a measured energy.
+        rate: arrivals per second of an open loop; None is a closed one, in which the engine sets the pace.
     """
 
     id: str
     label: str
     campaigns: int
+    rate: str | None = None
 
 
 def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -76,17 +78,18 @@ def works_of(connection: DuckDBPyConnection, rows: Sequence[dict[str, Any]]) -> 
         """
         SELECT work_id, arg_max(experiments.model, experiment_key), count(DISTINCT campaign_id),
             arg_max(effective_config ->> '$.workload.n_prompts', experiment_key),
-            arg_max(effective_config ->> '$.workload.max_output_tokens', experiment_key)
+            arg_max(effective_config ->> '$.workload.max_output_tokens', experiment_key),
+            arg_max(effective_config ->> '$.workload.arrivals.rate_per_s', experiment_key)
         FROM temp.campaigns JOIN experiments USING (campaign_id, work_id)
         WHERE work_id IS NOT NULL AND campaigns.energy_per_output_token_j IS NOT NULL
         GROUP BY work_id ORDER BY 3 DESC, work_id
         """
     ).fetchall()
-    names = [_work_name(model, prompts, tokens) for _, model, _, prompts, tokens in found]
+    names = [_work_name(model, prompts, tokens) for _, model, _, prompts, tokens, _ in found]
     doubled = {name for name, count in Counter(names).items() if count > 1}
     works = [
-        Work(work_id, f"{name} ({work_id[:6]})" if name in doubled else name, campaigns)
-        for (work_id, _, campaigns, *_), name in zip(found, names, strict=True)
+        Work(work_id, f"{name} ({work_id[:6]})" if name in doubled else name, campaigns, rate)
+        for (work_id, _, campaigns, *_, rate), name in zip(found, names, strict=True)
     ]
     place = {work.id: at for at, work in enumerate(works)}
     for row in rows:

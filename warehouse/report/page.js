@@ -1,29 +1,22 @@
 // What the page's reader does, and the start.
 
 const byId = id => document.getElementById(id);
-let updating = Promise.resolve();
+let updates = 0;
 
-/** Everything that follows from the choice, on the page; charts one after the other, the newest choice last. */
+/** Everything that follows from the choice, on the page; charts one after the other, those there are by then. */
 function update() {
   follow();
   tellChoice();
   listConfigurations();
   keepInAddress();
-  const names = Object.keys(views);
-  updating = updating.then(async () => { for (const name of names) await redraw(name); });
-  return updating;
-}
-
-function tellChoice() {
-  const count = (n, all, word) => `${n.toLocaleString('en')} of ${all.toLocaleString('en')} ${word}`;
-  byId('shown').textContent = `${count(now.kept.length, tables.campaigns.length, 'configurations')}, ${count(now.cycles, tables.cycles.length, 'cycles')}`;
-  for (const element of document.querySelectorAll('.whole')) element.hidden = now.kept.length === tables.campaigns.length;
-  for (const element of document.querySelectorAll('[data-pair]')) element.hidden = Number(element.dataset.pair) !== chosen.pair;
-  const last = chosen.from + now.drawn.length;
-  byId('window').textContent = now.ranked.length
-    ? `${(chosen.from + 1).toLocaleString('en')} to ${last.toLocaleString('en')} of ${now.ranked.length.toLocaleString('en')}${chosen.picked.size ? ' ticked' : ''}` : 'none';
-  byId('earlier').disabled = chosen.from === 0;
-  byId('later').disabled = last >= now.ranked.length;
+  const mine = ++updates;
+  return inTurn(async () => {
+    for (const name of Object.keys(views)) {
+      // A newer choice is in turn, and draws all of them anew.
+      if (mine !== updates) return;
+      await redraw(name);
+    }
+  });
 }
 
 /** The choice in the page's address, so that it can be sent to others and survives a reload. */
@@ -36,6 +29,7 @@ function keepInAddress() {
   if (chosen.trace) words.set('run', chosen.trace);
   if (chosen.pair) words.set('pair', chosen.pair);
   if (chosen.ratio) words.set('figure', chosen.ratio);
+  for (const place of [...chosen.picked].slice(0, MOST_TICKS_IN_ADDRESS)) words.append('tick', shortId(tables.campaigns[place]));
   const hash = words.toString();
   if (hash || location.hash.includes('=')) history.replaceState(null, '', hash ? `#${hash}` : location.href.split('#')[0]);
 }
@@ -50,6 +44,8 @@ function readAddress() {
   chosen.trace = choiceOf('trace', words.get('run'));
   chosen.pair = choiceOf('pair', words.get('pair'));
   chosen.ratio = choiceOf('ratio', words.get('figure'));
+  const ticks = new Set(words.getAll('tick').slice(0, MOST_TICKS_IN_ADDRESS));
+  chosen.picked = new Set(tables.campaigns.filter(row => ticks.has(shortId(row))).map(row => row.c));
 }
 
 /** The number of an option of a list; its first if there is no such option. */
@@ -64,7 +60,7 @@ function showChoice() {
   }
   byId('find').value = chosen.find;
   byId('rank-by').value = chosen.rankBy;
-  for (const name of ['work', 'trace', 'pair', 'ratio']) if (byId(name)) byId(name).value = chosen[name];
+  for (const name of ['pair', 'ratio']) if (byId(name)) byId(name).value = chosen[name];
 }
 
 function listen() {
@@ -100,6 +96,14 @@ function listen() {
   for (const name of ['work', 'trace', 'pair', 'ratio']) choose(name, name, Number);
   byId('earlier').addEventListener('click', () => { chosen.from -= about.window; update(); });
   byId('later').addEventListener('click', () => { chosen.from += about.window; update(); });
+  for (const button of document.querySelectorAll('button[data-clear]')) {
+    button.addEventListener('click', () => {
+      Object.assign(chosen, {picked: new Set(), from: 0});
+      // The button goes away; the keyboard goes on beside it.
+      byId(button.dataset.clear).focus();
+      update();
+    });
+  }
   for (const button of document.querySelectorAll('button[data-save]')) {
     button.addEventListener('click', () => save(button.dataset.of, button.dataset.save));
   }
@@ -124,9 +128,8 @@ function listenToTheme() {
     repaint();
   });
   darkScheme.addEventListener('change', () => { tell(); repaint(); });
-  // Paper is white.
-  addEventListener('beforeprint', () => { for (const view of Object.values(views)) view.signal('dark', false).run(); });
-  addEventListener('afterprint', repaint);
+  addEventListener('beforeprint', fitToPaper);
+  addEventListener('afterprint', () => { fitToScreen(); repaint(); });
 }
 
 async function start() {
@@ -141,7 +144,7 @@ async function start() {
     listConfigurations();
     listen();
     for (const name of Object.keys(about.charts)) {
-      await draw(name);
+      await inTurn(() => draw(name));
       // Let the reader scroll and click between two charts.
       await new Promise(resolve => setTimeout(resolve));
     }

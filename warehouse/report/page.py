@@ -30,10 +30,11 @@ from warehouse.report.theme import VEGA_LITE, ordered_backends
 LARGEST = 5_950_000
 """Bytes of a page."""
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("rows.js", "views.js", "configurations.js", "page.js")
+_SCRIPTS = ("rows.js", "views.js", "configurations.js", "words.js", "page.js")
 _MOST_CHOICES = 120
 """Of each filter; the rest can be searched for."""
 _MOST_BEST = 40
+_MOST_EQUAL = 2
 _FILTERS = {"backend": "Backend", "model": "Model", "gpu": "GPU", "study": "Study"}
 _DIGITS = 6
 # Of a campaign's row, what the page's program needs to know.
@@ -87,7 +88,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
         "bundle": bundle,
         "program": program,
-        "about": _blob(_about(charts)),
+        "about": _blob(_about(charts, min(len(data.works), _MOST_CHOICES))),
         "sections": [
             Section(name, title, [chart for chart in charts if chart.section == name])
             for name, title in _SECTIONS.items()
@@ -101,13 +102,15 @@ def _known(data: ReportData) -> dict[str, Any]:
         "version": version("joulehouse"),
         "names": {one.column: one.name for one in METRICS},
         "wandering": {row["id"]: row["label"] for row in data.campaigns},
+        "follows_ticks": lambda chart: any(source.scope == "window" for source in getattr(chart, "sources", ())),
         "percent": lambda ratio: f"{100 * ratio:+.1f} %",
     }
 
 
-def _about(charts: Sequence[Chart | Missing]) -> dict[str, Any]:
-    """What the page's program needs to know of metrics and charts."""
+def _about(charts: Sequence[Chart | Missing], n_works: int) -> dict[str, Any]:
+    """What the page's program needs to know of metrics and charts, and how many kinds of work can be chosen."""
     return {
+        "works": n_works,
         "window": WINDOW,
         "narrow": NARROW,
         "second_line": SECOND_LINE,
@@ -119,6 +122,7 @@ def _about(charts: Sequence[Chart | Missing]) -> dict[str, Any]:
                 "spec": one.spec,
                 "sources": [source.__dict__ for source in one.sources],
                 "columns": one.columns,
+                "cycles": one.cycles,
                 "zoomed": one.zoomed,
                 "step": one.step,
                 "lines": one.lines,
@@ -181,7 +185,7 @@ def _tables_that_fit(data: ReportData, room: int) -> tuple[str, list[str]]:
 
 def _tables(data: ReportData, campaigns: Sequence[Row], cycles: Sequence[Row]) -> dict[str, Any]:
     samples = [{"trace": at} | point for at, trace in enumerate(data.traces) for point in trace["points"]]
-    runs = [{"trace": at, "from": trace["from"], "to": trace["to"]} for at, trace in enumerate(data.traces)]
+    runs = [{"trace": at} | {name: trace[name] for name in ("c", "from", "to")} for at, trace in enumerate(data.traces)]
     kept = [{key: value for key, value in row.items() if key not in _NOT_ON_PAGE} for row in campaigns]
     tables = {"campaigns": kept, "cycles": cycles, "samples": samples, "runs": runs, "gpus": data.gpus}
     tables["ratios"] = data.compared.ratios if data.compared is not None else []
@@ -236,7 +240,7 @@ def _best(data: ReportData) -> tuple[list[Row], int]:
             "work": data.works[work].label,
             "hardware": hardware,
             "compared": len(rows),
-            "cells": [_best_by(metric, rows) for metric in METRICS[:3]],
+            "cells": [_best_by(metric, rows, data.works[work].rate) for metric in METRICS[:3]],
         }
         for (work, hardware), rows in sorted(groups.items())
         if len(rows) > 1
@@ -244,22 +248,37 @@ def _best(data: ReportData) -> tuple[list[Row], int]:
     return found, len(groups) - len(found)
 
 
-def _best_by(metric: Metric, rows: Sequence[Row]) -> Row | None:
+def _best_by(metric: Metric, rows: Sequence[Row], rate: str | None) -> Row:
+    """The least or the most, or why none is named.
+
+    Args:
+        rate: arrivals per second, if requests arrive whether or not earlier ones are done.
+    """
+    if metric.key == "speed" and rate is not None:
+        return {"why_none": f"set by the arrivals, {rate} requests/s"}
     key = f"{metric.key}_mean"
-    measured = [row for row in rows if row[key] is not None]
+    measured = sorted(
+        (row for row in rows if row[key] is not None), key=lambda row: row[key] if metric.less_is_better else -row[key]
+    )
     if not measured:
-        return None
-    best = (min if metric.less_is_better else max)(measured, key=lambda row: row[key])
-    others = [row[key] for row in measured if row is not best]
-    nearest = (min if metric.less_is_better else max)(others) if others else None
-    ahead = abs(nearest / best[key] - 1) if nearest is not None and best[key] else None
+        return {"why_none": "not measured"}
+    best = measured[0]
+    equal = [row["label"] for row in measured if row[key] == best[key]]
+    if len(equal) > 1:
+        more = ", ..." if len(equal) > _MOST_EQUAL else ""
+        label = f"{len(equal)} equal: {', '.join(equal[:_MOST_EQUAL])}{more}"
+        return {"text": best[f"{metric.key}_text"], "interval": "", "label": label, "ahead": ""}
     return {
         "text": best[f"{metric.key}_text"],
-        "interval": best[f"{metric.key}_interval"],
+        "interval": best[f"{metric.key}_interval"] or "no interval",
         "label": best["label"],
-        "ahead": _ahead(ahead, "more" if metric.less_is_better else "less") if ahead is not None else None,
+        "ahead": _ahead(metric, best[key], measured[1][key]) if len(measured) > 1 else "no other measured",
     }
 
 
-def _ahead(ratio: float, word: str) -> str:
+def _ahead(metric: Metric, best: float, next_best: float) -> str:
+    if not best:
+        return ""
+    ratio = abs(next_best / best - 1)
+    word = "more" if metric.less_is_better else "less"
     return f"next: {rough(100 * ratio)} % {word}" if ratio >= 0.001 else "next: within 0.1 %"

@@ -27,7 +27,7 @@ const measured = key => tables.campaigns.some(row => row[`${key}_mean`] !== null
 const usable = about.metrics.filter(metric => measured(metric.key));
 chosen.rankBy = usable.length ? usable[0].key : 'energy';
 
-/** What follows from the choice: campaigns that are kept, and their ranks in the window. */
+/** What follows from the choice: campaigns that are kept, their ranks in the window, and the work and run that are drawn. */
 let now = {};
 
 function follow() {
@@ -44,19 +44,31 @@ function follow() {
   const drawn = ranked.slice(chosen.from, chosen.from + about.window);
   now = {
     kept, ranked, drawn,
+    isWhole: kept.length === tables.campaigns.length,
     keptPlaces: new Set(kept.map(row => row.c)),
     ranks: new Map(drawn.map((row, at) => [row.c, at + 1])),
     cycles: 0,
   };
   now.cycles = tables.cycles.reduce((count, row) => count + now.keptPlaces.has(row.c), 0);
+  now.left = {
+    work: new Set(kept.map(row => row.work).filter(work => work !== null && work < about.works).sort((a, b) => a - b)),
+    // A large page may lack the campaign of a run.
+    trace: new Set(tables.runs.filter(row => now.isWhole || now.keptPlaces.has(row.c)).map(row => row.trace)),
+  };
+}
+
+/** The place of the pair, work and so on that is drawn: the reader's choice, or the first that the filters leave; -1 is none. */
+function drawnOf(name) {
+  const left = now.left[name];
+  return !left || left.has(chosen[name]) ? chosen[name] : [...left][0] ?? -1;
 }
 
 /** Whether a row is in the scope of a data set. */
 const IN_SCOPE = {
   window: row => now.ranks.has(row.c),
   kept: row => now.keptPlaces.has(row.c),
-  work: row => now.keptPlaces.has(row.c) && tables.campaigns[row.c].work === chosen.work,
-  run: row => row.trace === chosen.trace,
+  work: row => now.keptPlaces.has(row.c) && tables.campaigns[row.c].work === drawnOf('work'),
+  run: row => row.trace === drawnOf('trace'),
   pair: row => row.pair === chosen.pair,
   ratio: row => row.at === chosen.ratio,
   gpu: row => !chosen.filters.gpu.size || chosen.filters.gpu.has(row.gpu),

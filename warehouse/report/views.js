@@ -1,21 +1,32 @@
 // The charts: drawn once, then given other rows; zoomed by mouse, button and key; saved as files.
 
 const views = {};
+let updating = Promise.resolve();
 const CANVAS_FROM = 1000;
 const TABLE_ROWS = 200;
+const PRINTED_WIDTH = 540;
+// Of a line's height on a screen.
+const PRINTED_STEP = 0.85;
 const darkScheme = matchMedia('(prefers-color-scheme: dark)');
 const isDark = () => (document.documentElement.dataset.theme || (darkScheme.matches ? 'dark' : 'light')) === 'dark';
 const hostOf = name => document.getElementById(`c-${name}`);
 
 /** As high as there are lines; on a narrow page a label may need a second one. */
-const heightOf = ({step, lines}, rows, host) => (step + (host.clientWidth < about.narrow ? about.second_line : 0))
+const heightOf = ({step, lines}, rows, width) => (step + (width < about.narrow ? about.second_line : 0))
   * Math.max(1, new Set(rows.flat().map(row => row[lines])).size);
+
+/** Draw after all that was asked for before: a chart gets its rows when its turn comes, and no choice is lost. */
+function inTurn(act) {
+  const turn = updating.then(act);
+  updating = turn.catch(() => {});
+  return turn;
+}
 
 async function draw(name) {
   const chart = about.charts[name], spec = chart.spec, host = hostOf(name);
   const rows = chart.sources.map(rowsOf);
   spec.datasets = Object.fromEntries(chart.sources.map((source, at) => [source.name, rows[at]]));
-  if (chart.step) spec.height = heightOf(chart, rows, host);
+  if (chart.step) spec.height = heightOf(chart, rows, host.clientWidth);
   spec.params.find(parameter => parameter.name === 'dark').value = isDark();
   const many = rows.some(one => one.length > CANVAS_FROM);
   // Without eval, which the page's policy forbids.
@@ -37,7 +48,7 @@ async function redraw(name) {
   const view = views[name], chart = about.charts[name], {sources} = chart;
   const rows = sources.map(rowsOf);
   sources.forEach((source, at) => view.data(source.name, rows[at]));
-  if (chart.step) view.height(heightOf(chart, rows, hostOf(name)));
+  if (chart.step) view.height(heightOf(chart, rows, hostOf(name).clientWidth));
   hostOf(name).dataset.rows = rows[rows.length - 1].length;
   tellEmpty(name, rows);
   tellSummary(name);
@@ -47,17 +58,47 @@ async function redraw(name) {
 }
 
 function tellEmpty(name, rows) {
-  hostOf(name).parentElement.querySelector('.nothing').hidden = rows.some(one => one.length);
+  const words = hostOf(name).parentElement.querySelector('.nothing');
+  words.hidden = rows.some(one => one.length);
+  words.textContent = whyEmpty(about.charts[name].sources);
+}
+
+function whyEmpty(sources) {
+  const n = chosen.picked.size;
+  if (sources.some(source => source.scope === 'window')) {
+    if (now.drawn.length) return 'Not measured in any of these configurations.';
+    if (n && now.kept.length) return `${n === 1 ? 'The ticked configuration is not' : `None of the ${n} ticked configurations is`} left with these filters.`;
+  }
+  return 'Nothing is left to draw with these filters.';
 }
 
 /** The sentence of what is chosen, where a chart has several. */
 function tellSummary(name) {
   const {by, summaries} = about.charts[name];
-  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[chosen[by]];
+  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[drawnOf(by)] ?? '';
 }
 
-async function repaint() {
-  await Promise.all(Object.values(views).map(view => view.signal('dark', isDark()).runAsync()));
+function repaint() {
+  return inTurn(() => Promise.all(Object.values(views).map(view => view.signal('dark', isDark()).runAsync())));
+}
+
+/** White, and so wide and low that letters can be read in a column of A4 and a page has two charts of all lines below each other. */
+function fitToPaper() {
+  for (const [name, view] of Object.entries(views)) {
+    const chart = about.charts[name];
+    view.signal('dark', false).width(PRINTED_WIDTH);
+    if (chart.step) view.height(PRINTED_STEP * heightOf(chart, chart.sources.map(rowsOf), PRINTED_WIDTH));
+    view.run();
+  }
+}
+
+function fitToScreen() {
+  for (const [name, view] of Object.entries(views)) {
+    const chart = about.charts[name], width = hostOf(name).clientWidth;
+    view.width(width);
+    if (chart.step) view.height(heightOf(chart, chart.sources.map(rowsOf), width));
+    view.run();
+  }
 }
 
 /** Move or stretch what an axis shows; the same signals that the mouse sets. */
@@ -96,15 +137,19 @@ async function save(name, kind) {
   link.click();
 }
 
-/** The rows of a chart as a table. */
+/** The rows of a chart as a table, and of single cycles as a second one. */
 function listFigures(details) {
-  const {sources, columns} = about.charts[details.dataset.of];
+  const chart = about.charts[details.dataset.of], found = [tableOf(chart, chart.columns, 'rows')];
+  if (Object.keys(chart.cycles).length) found.push(tableOf(chart, chart.cycles, 'cycles'));
+  details.querySelector('.scroll').replaceChildren(...found);
+}
+
+function tableOf({sources, lines}, columns, word) {
   const rows = rowsOf(sources.find(source => Object.keys(columns).every(field => source.fields.includes(field))));
-  const {lines} = about.charts[details.dataset.of];
   if (lines !== 'name') rows.sort((a, b) => (a[lines] ?? 0) - (b[lines] ?? 0));
   const table = document.createElement('table');
   const caption = table.createCaption();
-  caption.textContent = rows.length > TABLE_ROWS ? `The first ${TABLE_ROWS} of ${rows.length.toLocaleString('en')} rows` : `${rows.length} rows`;
+  caption.textContent = rows.length > TABLE_ROWS ? `The first ${TABLE_ROWS} of ${rows.length.toLocaleString('en')} ${word}` : `${rows.length} ${word}`;
   const head = table.createTHead().insertRow();
   for (const title of Object.values(columns)) {
     const cell = document.createElement('th');
@@ -117,12 +162,12 @@ function listFigures(details) {
     const line = body.insertRow();
     for (const field of Object.keys(columns)) line.insertCell().append(named(shownValue(row[field], field)));
   }
-  details.querySelector('.scroll').replaceChildren(table);
+  return table;
 }
 
 function shownValue(value, field) {
   if (value === null || value === undefined) return '-';
-  if (field.endsWith('_front')) return value ? 'yes' : 'no';
+  if (field.endsWith('_front') || field === 'invalid') return value ? 'yes' : 'no';
   return typeof value === 'number' && !Number.isInteger(value) ? String(Number(value.toPrecision(4))) : String(value);
 }
 

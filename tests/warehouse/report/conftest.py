@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.warehouse.report.measured import write_study
+from tests.warehouse.report.opened import PICTURES, NewPage
 from tests.warehouse.results import warehouse
 
 
@@ -43,3 +46,33 @@ def browser() -> Iterator[Browser]:
         found = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield found
         found.close()
+
+
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture
+def new_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[NewPage]:
+    """What was to be seen when a test failed is left as a picture."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")
+    for earlier in PICTURES.glob(f"failed-{name}-*.png"):
+        earlier.unlink()
+    contexts: list[BrowserContext] = []
+
+    def made(**settings: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "offline": True, **settings})
+        contexts.append(context)
+        return context.new_page()
+
+    yield made
+    for at, context in enumerate(contexts, start=1):
+        if request.node.stash.get(_FAILED, False):
+            context.pages[0].screenshot(path=PICTURES / f"failed-{name}-{at}.png", full_page=True)
+        context.close()

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 from playwright.sync_api import Page
 
 _AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+
+
+PICTURES = Path(__file__).parents[3] / ".cache" / "report"
+"""Where tests leave what they saw: light, dark, narrow and print; and failed-*, the page on which a test failed."""
+
+
+NewPage = Callable[..., Page]
+"""An empty page of its own, without a network; with the settings of a context of Playwright."""
 
 
 class Opened:

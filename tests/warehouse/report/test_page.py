@@ -14,6 +14,7 @@ import pytest
 import vl_convert as vlc
 
 from images.contract.config import ExperimentConfig
+from images.contract.work import Workload
 from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.pages import Page
 from tests.warehouse.results import make_result, rows, samples_table, save, save_failure, warehouse
@@ -242,6 +243,35 @@ def test_latencies_are_quantiles_of_the_requests(report: Path, measured: Path) -
     )
     shown = {row["id"]: row["ttft_p95"] for row in Page(report).table("campaigns")}
     assert shown == pytest.approx(expected, rel=1e-5)
+
+
+class TestBest:
+    """Of configurations of one work, batch 1, 2 and so on."""
+
+    def table(self, root: Path, db: Path, target: Path, energies_j: tuple[float | None, ...], **workload: Any) -> str:
+        for number, energy_j in enumerate(energies_j, start=1):
+            config = ExperimentConfig(backend="stub", batch_size=number, workload=Workload(**workload))
+            save(root, make_result(number, energy_j=energy_j, config=config, prompts_sha256="5c" * 32, study="s"))
+        ingested(root, db)
+        found = made(db, target).text
+        return " ".join(found.partition("Shortest TTFT, mean (ms)")[2].partition("Figures by configuration")[0].split())
+
+    def test_the_next_is_told(self, root: Path, db: Path, target: Path) -> None:
+        assert "1.000 no intervalstub · batch 1next: 50 % more" in self.table(root, db, target, (30.0, 45.0))
+
+    def test_none_of_those_that_are_equal_is_the_best(self, root: Path, db: Path, target: Path) -> None:
+        found = self.table(root, db, target, (30.0, 30.0, 60.0))
+        assert "1.000 2 equal: stub · batch 1, stub · batch 2" in found
+        assert "next" not in found
+
+    def test_one_that_is_measured_alone_has_no_next(self, root: Path, db: Path, target: Path) -> None:
+        found = self.table(root, db, target, (30.0, None))
+        assert "1.000 no intervalstub · batch 1no other measured" in found
+
+    def test_speed_is_no_merit_where_requests_arrive_by_themselves(self, root: Path, db: Path, target: Path) -> None:
+        found = self.table(root, db, target, (30.0, 45.0), arrivals={"process": "fixed", "rate_per_s": 5})
+        assert "- set by the arrivals, 5" in found
+        assert "next: 50 % more" in found
 
 
 def test_the_page_needs_nothing_from_elsewhere(report: Path) -> None:
