@@ -20,7 +20,7 @@ from warehouse.numerals import digits, interval, number
 from warehouse.report import troubles
 from warehouse.report.comparing import Compared
 from warehouse.report.labels import Work, labels_of, works_of
-from warehouse.report.runs import read_cycles, read_latencies, read_traces
+from warehouse.report.runs import read_cycles, read_gaps, read_latencies, read_traces
 from warehouse.report.troubles import Troubles
 
 Row = dict[str, Any]
@@ -144,6 +144,7 @@ def read_report(
     place = {row["id"]: row["c"] for row in campaigns}
     works = works_of(connection, campaigns)
     read_latencies(connection, campaigns, place)
+    read_gaps(connection, campaigns, place)
     cycles, n_cycles = read_cycles(connection, place, MOST_CYCLES, with_ids=MOST_IDS)
     found = troubles.read_troubles(connection)
     notes = []

@@ -15,7 +15,7 @@ from warehouse.database import prepare
 
 _CHARTS = {
     *("energy", "speed", "ttft", "itl", "energy-speed", "energy-ttft", "power", "temperature"),
-    *("requests-ttft", "requests-tpot", "requests-e2e", "drift-cycle", "drift-time", "drift-gpu"),
+    *("requests-ttft", "requests-tpot", "requests-itl", "requests-e2e", "drift-cycle", "drift-time", "drift-gpu"),
 }
 _WINDOW = 16
 
