@@ -13,12 +13,14 @@ import altair as alt
 
 from warehouse.numerals import rough
 from warehouse.report.data import Metric, ReportData, Row
+from warehouse.report.fronts import ends
 from warehouse.report.theme import (
     CARD,
     INK,
     backend_colour,
     backend_shape,
     configured,
+    is_logarithmic,
     ordered_backends,
     themed,
     zoom,
@@ -34,8 +36,6 @@ NARROW = 480
 """Width of a chart (px) below which labels may need a second line."""
 SECOND_LINE = 16
 """What each line is higher then (px)."""
-# Values that differ more than this are on a logarithmic axis.
-_LOG_FROM = 20
 SETTINGS = ("label", "study", "experiment", "model", "backend", "hardware", "batch", "dtype")
 
 
@@ -92,7 +92,7 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
     """Mean and stored interval of each configuration, and every cycle as a dot below."""
     key = metric.key
     backends = ordered_backends(row["backend"] for row in data.campaigns)
-    scale = scale_of(drawn_values(key, data.campaigns) + [row[key] for row in data.cycles])
+    scale = scale_of(ends(key, data.campaigns) + [row[key] for row in data.cycles])
     x = alt.X(f"{key}_mean:Q", title=metric.axis, scale=scale, axis=number_axis())
     rows = ranked()
     means = alt.Chart(alt.NamedData("campaigns"))
@@ -229,15 +229,9 @@ def named_lines(
     return found
 
 
-def drawn_values(key: str, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """Means and where their intervals begin: of few cycles that may be below 0, which a logarithm has no place for."""
-    return [row[f"{key}{end}"] for row in rows for end in ("_mean", "_lo")]
-
-
 def scale_of(values: Sequence[float | None]) -> alt.Scale:
     """Logarithmic if all are above 0 and differ by much; never from 0: dots are compared by their places."""
-    known = [value for value in values if value is not None]
-    wide = bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_FROM
+    wide = is_logarithmic(values)
     return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)
 
 

@@ -6,11 +6,14 @@ import altair as alt
 
 from warehouse.numerals import brief
 from warehouse.report.charts import Chart, Source, finished, number_axis
-from warehouse.report.data import ReportData, Row
+from warehouse.report.data import ReportData
 from warehouse.report.theme import INK, SOFT, series_colour, themed, zoom
 
 _HEIGHT = 260
 TRACES = {"power": ("Power", "power (W)", "W"), "temperature": ("Temperature", "temperature (°C)", "°C")}
+
+_LEAST_SPAN = {"power": "max(5, 0.05 * datum.mean)", "temperature": "5"}
+"""Of the axis (W, degrees C)."""
 
 
 def trace_chart(kind: str, data: ReportData) -> Chart:
@@ -20,8 +23,6 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
     x_title = "time after the window opened (s)"
     runs, samples = alt.Chart(alt.NamedData("runs")), alt.Chart(alt.NamedData("samples"))
     scale = alt.Scale(zero=False, nice=False, padding=6)
-    # Between two bounds that are the same there is nothing to see.
-    steady = any(_spread(kind, trace) == 0 for trace in data.traces)
     band = runs.mark_rect(opacity=0.09, aria=False).encode(
         x=alt.X("from:Q", title=x_title, scale=scale), x2="to:Q", color=alt.value(themed(INK))
     )
@@ -41,7 +42,7 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
         samples.mark_line(strokeWidth=1.4, interpolate="linear", point=alt.OverlayMarkDef(size=8), aria=False)
         .encode(
             x=alt.X("at:Q", title=x_title, scale=scale, axis=number_axis()),
-            y=alt.Y(f"{kind}:Q", title=axis, scale=alt.Scale(zero=steady, nice=True), axis=number_axis()),
+            y=alt.Y(f"{kind}:Q", title=axis, scale=alt.Scale(zero=False, nice=True), axis=number_axis()),
             color=series_colour("gpu", gpus),
             tooltip=[
                 alt.Tooltip("gpu:N", title="GPU"),
@@ -58,7 +59,7 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
         section="traces",
         title=title,
         summary=summaries[0],
-        spec=finished(band + edges[0] + edges[1] + words + line, title, _HEIGHT),
+        spec=finished(band + edges[0] + edges[1] + words + _room(kind, axis, samples) + line, title, _HEIGHT),
         sources=(
             Source("runs", "runs", "run", ("from", "to"), ("to",)),
             Source("samples", "samples", "run", ("gpu", "at", kind), (kind,)),
@@ -70,9 +71,20 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
     )
 
 
-def _spread(kind: str, trace: Row) -> float:
-    values: list[float] = [point[kind] for point in trace["points"] if point[kind] is not None]
-    return float(max(values) - min(values)) if values else 1.0
+def _room(kind: str, axis: str, samples: alt.Chart) -> alt.Chart:
+    """Nothing to be seen, but as high as the axis at least has to be: noise alone should not look like a signal.
+
+    The values lie in its middle and off its ends, where the words are; it does not go below 0 if they do not.
+    """
+    found: alt.Chart = (
+        samples.transform_aggregate(low=f"min({kind})", high=f"max({kind})", mean=f"mean({kind})")
+        .transform_calculate(half=f"max(0.56 * (datum.high - datum.low), ({_LEAST_SPAN[kind]}) / 2)")
+        .transform_calculate(bottom="max((datum.low + datum.high) / 2 - datum.half, min(datum.low, 0))")
+        .transform_calculate(top="datum.bottom + 2 * datum.half")
+        .mark_rule(opacity=0, aria=False)
+        .encode(y=alt.Y("bottom:Q", title=axis), y2="top:Q")
+    )
+    return found
 
 
 def _trace_sentence(kind: str, unit: str, data: ReportData, at: int) -> str:
@@ -85,9 +97,5 @@ def _trace_sentence(kind: str, unit: str, data: ReportData, at: int) -> str:
     low, high = (brief(min(values)), brief(max(values))) if values else ("", "")
     span = f"{low} {unit} throughout" if low == high else f"{low} to {high} {unit}"
     seen = f" Inside the window {span}." if values else ""
-    if len(data.traces) == 1:
-        return f"{trace['label']}: the cycle in the middle, by energy.{seen}"
-    return (
-        f"One of {len(data.traces)} runs: each is the cycle in the middle, by energy, of a configuration that takes "
-        f"little.{seen}"
-    )
+    several = f", one of {len(data.traces)} runs, of configurations that take little" if len(data.traces) > 1 else ""
+    return f"{trace['label']}, {trace['run']}: the cycle in the middle, by energy{several}.{seen}"

@@ -88,6 +88,18 @@ def test_ratios_and_words_are_those_of_compare(year: Path, capsys: pytest.Captur
             assert " ".join(line.removeprefix("A  ").removeprefix("B  ").split()) in text
 
 
+def test_a_figure_is_called_the_same_in_the_chart_and_in_words(year: Path) -> None:
+    """A column alone only where it has no other name, or has to be typed."""
+    target = reported(year, *_ENGINES)
+    found = Page(target)
+    drawn = {(row["metric"], row["column"]) for row in found.table("ratios")}
+    assert ("gap between tokens, mean", "itl_mean_ms") in drawn
+    items = _Items(target).items
+    assert "gap between tokens, mean (itl_mean_ms): no difference, every cycle is the same." in items
+    for name, column in drawn:
+        assert not [one for one in items if column in one and f"{name} ({column})" not in one]
+
+
 def test_the_pair_with_the_lowest_energy_is_first(year: Path) -> None:
     found = Page(reported(year, *_ENGINES)).table("ratios")
     energy = [row["ratio"] for row in found if row["metric"] == "energy per output token"]
