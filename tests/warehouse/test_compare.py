@@ -154,26 +154,6 @@ def test_gate_decides_the_exit_code(lake: Lake) -> None:
     assert (code, "there is no metric 'nonsense'" in text) == (2, True)
 
 
-@pytest.mark.parametrize(
-    ("asked", "part"),
-    [
-        ("ttft", "did you mean ttft_mean_ms or "),
-        ("energy_per_token", "energy_per_output_token_j"),
-        ("Output_Tokens_Per_Sec", "did you mean output_tokens_per_second or "),
-        ("x", "there is energy_per_output_token_j, for example."),
-        ("m" * 500, "there is energy_per_output_token_j, for example."),
-    ],
-)
-def test_an_unknown_metric_is_a_short_line_with_near_names(lake: Lake, asked: str, part: str) -> None:
-    lake.add("s", "base", NOISE, {"batch_size": 1})
-    lake.add("s", "new", NOISE)
-    lake.ingest()
-    code, text = lake.compare("base", "new", "--metric", asked)
-    (line,) = text.strip().splitlines()
-    assert (code, part in line, "`warehouse schema runs` lists all columns" in line) == (2, True, True)
-    assert len(line) < 300
-
-
 def test_two_studies_pair_the_campaigns_of_one_configuration(lake: Lake) -> None:
     for study, factor in (("before", 1.0), ("after", 1.2)):
         for size in (1, 2):

@@ -120,7 +120,7 @@ def read_gaps(
             JOIN (SELECT experiment_key, campaign_id FROM temp.cycles) USING (experiment_key)
             JOIN parts USING (campaign_id)
             -- Multiples of the golden ratio: any part of them is spread evenly, and in step with no batch size.
-            WHERE part >= 1 OR (request_index * $golden::DOUBLE) % 1 < part
+            WHERE (request_index * $golden::DOUBLE) % 1 < part
         )
         SELECT campaign_id, count(gap), quantile_cont(gap, {list(QUANTILES.values())}) FILTER (isfinite(gap))
         FROM gaps GROUP BY campaign_id

@@ -216,6 +216,29 @@ class TestBadInput:
         assert warehouse("report", "-o", year.with_name("x.html"), "--compare", "nobody", "vllm", db=year) == 2
         assert capsys.readouterr().err == own
 
+    @pytest.mark.parametrize(
+        ("asked", "part"),
+        [
+            ("ttft", "did you mean ttft_mean_ms or "),
+            ("energy_per_token", "energy_per_output_token_j"),
+            ("Output_Tokens_Per_Sec", "did you mean output_tokens_per_second or "),
+            ("x", "there is energy_per_output_token_j, for example."),
+            ("m" * 500, "there is energy_per_output_token_j, for example."),
+        ],
+    )
+    def test_an_unknown_metric_is_a_short_line_with_near_names(
+        self, year: Path, capsys: pytest.CaptureFixture[str], asked: str, part: str
+    ) -> None:
+        capsys.readouterr()
+        lines = []
+        for command in (["compare"], ["report", "-o", year.with_name("x.html"), "--compare"]):
+            assert warehouse(*command, "backend=pytorch", "backend=vllm", "--metric", asked, db=year) == 2
+            lines += capsys.readouterr().err.splitlines()
+        line, same = lines
+        assert (line, part in line) == (same, True)
+        assert line.endswith("`warehouse schema runs` lists all columns.")
+        assert len(line) < 300
+
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u202e"
 
