@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -320,8 +321,18 @@ def _check_metrics(connection: DuckDBPyConnection, wanted: Sequence[str]) -> Non
     known = {name for name, kind in columns if kind in types}
     for metric in wanted:
         if metric not in known:
-            names = ", ".join(sorted(name for name in known if not name.endswith("_key")))
-            raise WarehouseError(f"there is no metric {quoted(metric)}; those of a cycle are {names}.", 2)
+            near = _near(metric.lower(), known)
+            there = f"did you mean {' or '.join(near)}?" if near else f"there is {METRICS[0]}, for example."
+            raise WarehouseError(
+                f"there is no metric {quoted(metric)}; {there} `warehouse schema runs` lists all columns.", 2
+            )
+
+
+def _near(metric: str, known: Collection[str]) -> list[str]:
+    """Up to three columns that may be meant, the usual ones first."""
+    names = [*METRICS, *sorted(name for name in known if not name.endswith("_key"))]
+    holding = [name for name in names if len(metric) > 2 and metric in name]
+    return list(dict.fromkeys([*holding, *get_close_matches(metric, names, n=3, cutoff=0.5)]))[:3]
 
 
 def _cycles(

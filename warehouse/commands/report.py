@@ -18,10 +18,11 @@ from warehouse.compare import compare
 from warehouse.database import reading
 from warehouse.errors import WarehouseError, first_line
 from warehouse.export import new_file
+from warehouse.report.captions import CAPTIONS_FILE, captions, left_out
 from warehouse.report.comparing import Compared, compared_sides
 from warehouse.report.data import ReportData, read_report
 from warehouse.report.page import page
-from warehouse.report.pictures import PICTURE_FORMATS, pictures
+from warehouse.report.pictures import PICTURE_FORMATS, PictureFormat, drawn, pictures_of
 
 _USUAL_WIDTH_CM = 17.0
 
@@ -62,7 +63,11 @@ class _Asked:
     "--confidence", type=options.Number(min=0.5, max=0.9999), help="With --compare: of its intervals.  [default: 0.95]"
 )
 @click.option(
-    "--pictures", "folder", type=options.File(), metavar="DIR", help="Write every chart as files into DIR, for a paper."
+    "--pictures",
+    "folder",
+    type=options.File(),
+    metavar="DIR",
+    help="Write every chart as files into DIR, for a paper, with captions.",
 )
 @click.option(
     "--picture-format", type=click.Choice([*PICTURE_FORMATS, "both"]), help="With --pictures.  [default: both]"
@@ -115,16 +120,28 @@ def command(
         told = []
         if folder is not None:
             formats = tuple(one for one in PICTURE_FORMATS if picture_format in (one, "both", None))
-            made = list(pictures(data, width_cm or _USUAL_WIDTH_CM, formats))
-            for name, content in made:
-                whole.enter_context(new_file(folder / name)).write(content)
-            told.append(f"{printable(folder)}: {_counted(len(made), 'picture')}")
+            told.append(_draw(whole, folder, data, width_cm or _USUAL_WIDTH_CM, formats))
         if stream is not None:
             content = page(data)
             stream.write(content)
             told.append(_summary(Path(str(target)), data, len(content)))
     for line in told:
         click.echo(line)
+
+
+def _draw(whole: ExitStack, folder: Path, data: ReportData, width_cm: float, formats: tuple[PictureFormat, ...]) -> str:
+    """All pictures and their captions, which are there once `whole` ends well; and what there is to be said of them."""
+    wanted = pictures_of(data)
+    made = list(drawn(wanted, data, width_cm, formats))
+    if made:
+        made.append((CAPTIONS_FILE, captions(wanted, formats, data).encode()))
+    for name, content in made:
+        whole.enter_context(new_file(folder / name)).write(content)
+    told = f"{printable(folder)}: {_counted(len(wanted) * len(formats), 'picture')}"
+    if made:
+        told += f" and {CAPTIONS_FILE}"
+    limit = left_out(data)
+    return f"{told} ({limit})" if limit else told
 
 
 def _refuse_without(option: str, given: object, others: dict[str, object]) -> None:

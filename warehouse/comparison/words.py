@@ -15,16 +15,41 @@ if TYPE_CHECKING:
 
 NOT_MEASURED = "-"
 _SHOWN_DIFFERENCES = 6
-# What is said of less and of more; otherwise the metric by its name.
+NAMES = {
+    "energy_per_output_token_j": "energy per output token",
+    "avg_energy_per_token_j": "energy per token",
+    "total_energy_j": "energy",
+    "mean_power_w": "mean power",
+    "output_tokens_per_second": "output tokens per second",
+    "total_tokens_per_second": "all tokens per second",
+    "goodput_requests_per_second": "goodput",
+    "total_inference_time_sec": "time",
+} | {
+    f"{time}_{part}": f"{name}, {words}"
+    for time, name in (
+        ("ttft", "time to first token"),
+        ("itl", "gap between tokens"),
+        ("tpot", "time per output token"),
+        ("e2e", "arrival to last token"),
+    )
+    for part, words in (
+        ("mean_ms", "mean"),
+        ("p50_ms", "median"),
+        ("p95_ms", "95th percentile"),
+        ("p99_ms", "99th percentile"),
+    )
+}
+"""What people call a column that is compared; the others are called as they are."""
+# What is said of less and of more; otherwise the metric by both of its names.
 _WORDS = {
     "energy_per_output_token_j": ("B uses {} less energy per output token", "B uses {} more energy per output token"),
     "avg_energy_per_token_j": ("B uses {} less energy per token", "B uses {} more energy per token"),
     "total_energy_j": ("B uses {} less energy", "B uses {} more energy"),
     "output_tokens_per_second": ("B gives {} fewer output tokens/s", "B gives {} more output tokens/s"),
     "total_tokens_per_second": ("B handles {} fewer tokens/s", "B handles {} more tokens/s"),
-    "ttft_mean_ms": ("B's mean TTFT is {} shorter", "B's mean TTFT is {} longer"),
-    "itl_mean_ms": ("B's mean ITL is {} shorter", "B's mean ITL is {} longer"),
-    "tpot_mean_ms": ("B's mean TPOT is {} shorter", "B's mean TPOT is {} longer"),
+    "ttft_mean_ms": ("B's mean time to first token is {} shorter", "B's mean time to first token is {} longer"),
+    "itl_mean_ms": ("B's mean gap between tokens is {} shorter", "B's mean gap between tokens is {} longer"),
+    "tpot_mean_ms": ("B's mean time per output token is {} shorter", "B's mean time per output token is {} longer"),
     "goodput_requests_per_second": ("B has {} less goodput", "B has {} more goodput"),
     "total_inference_time_sec": ("B takes {} less time", "B takes {} more time"),
 }
@@ -76,6 +101,16 @@ def other_work(one: Comparison) -> Iterator[str]:
         )
 
 
+def name_of(metric: str) -> str:
+    """As people call it."""
+    return NAMES.get(metric, metric)
+
+
+def full_name(metric: str) -> str:
+    """The same, with the column that ``--metric`` takes."""
+    return f"{NAMES[metric]} ({metric})" if metric in NAMES else metric
+
+
 def figures(metric: MetricComparison, ratio: Ratio, confidence: float) -> list[str]:
     """Metric, mean of A, of B, B / A, its interval, what could have been seen, and what it is from."""
     interval, detectable = ratio.interval(confidence), ratio.detectable(confidence)
@@ -93,7 +128,7 @@ def figures(metric: MetricComparison, ratio: Ratio, confidence: float) -> list[s
 
 def verdict(compared: MetricComparison, confidence: float) -> str:
     """One metric in a sentence."""
-    metric, ratio = compared.metric, compared.ratio
+    metric, ratio = full_name(compared.metric), compared.ratio
     if ratio is None:
         return f"{metric}: not comparable, {compared.problem}."
     interval, detectable = ratio.interval(confidence), ratio.detectable(confidence)
@@ -111,7 +146,7 @@ def verdict(compared: MetricComparison, confidence: float) -> str:
         )
     if ratio.value == 1.0:
         return f"{metric}: no difference, every cycle is the same.{aside}"
-    less, more = _WORDS.get(metric, (f"B's {metric} is {{}} lower", f"B's {metric} is {{}} higher"))
+    less, more = _WORDS.get(compared.metric, (f"B's {metric} is {{}} lower", f"B's {metric} is {{}} higher"))
     words, sign = (less, -1.0) if ratio.value < 1.0 else (more, 1.0)
     ends = sorted(sign * (end - 1.0) for end in interval)
     amount, *bounds = percents(sign * (ratio.value - 1.0), *ends)

@@ -11,7 +11,17 @@ from warehouse.commands.plain_text import clipped, printable
 from warehouse.compare import Comparison, MetricComparison, Sides
 from warehouse.comparison.ratio import Ratio
 from warehouse.comparison.selection import Campaign
-from warehouse.comparison.words import counts, differing, figures, footnotes, other_work, percents, title, verdict
+from warehouse.comparison.words import (
+    counts,
+    differing,
+    figures,
+    footnotes,
+    name_of,
+    other_work,
+    percents,
+    title,
+    verdict,
+)
 from warehouse.report.labels import labels_of
 
 Row = dict[str, Any]
@@ -20,17 +30,6 @@ MOST_PAIRS = 40
 """Pairs of campaigns that are shown."""
 SHOWN, NOT_SHOWN, CONFOUNDED = "difference shown", "no difference shown", "GPU confounded"
 PAIRED, WELCH = "pairs of one block", "independent groups (Welch)"
-NAMES = {
-    "energy_per_output_token_j": "energy per output token",
-    "output_tokens_per_second": "output tokens per second",
-    "total_tokens_per_second": "all tokens per second",
-    "ttft_mean_ms": "time to first token, mean",
-    "itl_mean_ms": "gap between tokens, mean",
-    "tpot_mean_ms": "time per output token, mean",
-    "mean_power_w": "mean power",
-    "total_energy_j": "energy",
-    "total_inference_time_sec": "time",
-}
 # Of these more is better, so the pairs in which B has most come first.
 _MORE = ("_per_second", "_per_joule", "goodput_fraction")
 _FARTHEST = 3.0
@@ -109,8 +108,8 @@ def compared_sides(found: Sides, a: str, b: str, confidence: float, *, include_a
             [campaign.id for one in found.comparisons for campaign in (one.a, one.b)]
             + [campaign.id for campaign in (*found.alone_a, *found.alone_b)]
         ),
-        metrics=[_name(metric) for metric in drawn],
-        order=f"{_name(first)} B/A, {'highest' if most else 'lowest'} first",
+        metrics=[name_of(metric) for metric in drawn],
+        order=f"{name_of(first)} B/A, {'highest' if most else 'lowest'} first",
         pairs=[
             _pair(found, one, label, confidence, include_all)
             for one, label in zip(ordered, _labels(ordered), strict=True)
@@ -150,9 +149,10 @@ def _comparable(one: Comparison, metric: str, confidence: float) -> bool:
 def _row(compared: MetricComparison, ratio: Ratio, interval: tuple[float, float], confidence: float) -> Row:
     _, mean_a, mean_b, factor, bounds, detectable, units = figures(compared, ratio, confidence)
     change, low, high = (_signed(text) for text in percents(ratio.value - 1, *(end - 1 for end in interval)))
-    name = _name(compared.metric)
+    name = name_of(compared.metric)
     return {
         "metric": name,
+        "column": compared.metric,
         "ratio": _drawn(ratio.value),
         "lo": _drawn(interval[0]),
         "hi": _drawn(interval[1]),
@@ -183,10 +183,6 @@ def _drawn(value: float) -> float:
 
 def _signed(percentage: str) -> str:
     return f"{'' if percentage.startswith('-') or not percentage.strip('0.') else '+'}{percentage} %"
-
-
-def _name(metric: str) -> str:
-    return NAMES.get(metric, metric)
 
 
 def _pair(found: Sides, one: Comparison, label: str, confidence: float, include_all: bool) -> Pair:

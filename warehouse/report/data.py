@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -15,13 +15,16 @@ from duckdb import DuckDBPyConnection
 from warehouse.campaign import CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
 from warehouse.commands.plain_text import clipped, printable
 from warehouse.comparison.selection import listed, quoted
+from warehouse.comparison.words import NAMES, name_of
 from warehouse.errors import WarehouseError
 from warehouse.numerals import digits, interval, number
 from warehouse.report import troubles
 from warehouse.report.comparing import Compared
-from warehouse.report.labels import Work, labels_of, works_of
-from warehouse.report.runs import read_cycles, read_latencies, read_traces
+from warehouse.report.fronts import name_fronts
+from warehouse.report.labels import labels_of
+from warehouse.report.runs import read_cycles, read_gaps, read_latencies, read_traces
 from warehouse.report.troubles import Troubles
+from warehouse.report.works import Work, works_of
 
 Row = dict[str, Any]
 
@@ -32,9 +35,12 @@ class Metric:
 
     key: str
     column: str
-    name: str
     unit: str
     less_is_better: bool = True
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.column]
 
     @property
     def axis(self) -> str:
@@ -42,10 +48,10 @@ class Metric:
 
 
 METRICS = (
-    Metric("energy", "energy_per_output_token_j", "energy per output token", "J"),
-    Metric("speed", "output_tokens_per_second", "output tokens per second", "tokens/s", less_is_better=False),
-    Metric("ttft", "ttft_mean_ms", "time to first token, mean", "ms"),
-    Metric("itl", "itl_mean_ms", "gap between tokens, mean", "ms"),
+    Metric("energy", "energy_per_output_token_j", "J"),
+    Metric("speed", "output_tokens_per_second", "tokens/s", less_is_better=False),
+    Metric("ttft", "ttft_mean_ms", "ms"),
+    Metric("itl", "itl_mean_ms", "ms"),
 )
 
 
@@ -143,7 +149,9 @@ def read_report(
     campaigns = _campaign_rows(connection, shown)
     place = {row["id"]: row["c"] for row in campaigns}
     works = works_of(connection, campaigns)
+    name_fronts(campaigns, ("speed", "ttft"))
     read_latencies(connection, campaigns, place)
+    read_gaps(connection, campaigns, place)
     cycles, n_cycles = read_cycles(connection, place, MOST_CYCLES, with_ids=MOST_IDS)
     found = troubles.read_troubles(connection)
     notes = []
@@ -326,11 +334,6 @@ def _counts(
 
 
 _MOST_GPUS = 48
-_DRIFT_METRICS: Mapping[str, str] = {
-    "energy_per_output_token_j": "energy per output token",
-    "output_tokens_per_second": "output tokens per second",
-    "mean_power_w": "mean power",
-}
 
 
 def _gpus(connection: DuckDBPyConnection) -> list[Row]:
@@ -352,7 +355,7 @@ def _gpus(connection: DuckDBPyConnection) -> list[Row]:
             "name": f"{order[uuid]:02d} {clipped(uuid, 20)}",
             "uuid": clipped(uuid),
             "gpu": clipped(hardware),
-            "metric": _DRIFT_METRICS[metric],
+            "metric": name_of(metric),
             "n": n,
             "ratio": ratio - 1,
             "low": ratio - 1 - std if std is not None else None,

@@ -14,22 +14,15 @@ from warehouse.report.charts import (
     Chart,
     Source,
     capital,
-    comparable,
-    front_chart,
     metric_chart,
     ranking,
 )
 from warehouse.report.data import METRICS, ReportData, Row
+from warehouse.report.front_charts import comparable, front_chart
+from warehouse.report.latency_charts import LATENCY_NAMES, latency_chart, latency_title
 from warehouse.report.ratio_charts import ratio_charts
-from warehouse.report.run_charts import (
-    LATENCY_NAMES,
-    TRACES,
-    drift_chart,
-    drift_metric,
-    gpu_chart,
-    latency_chart,
-    trace_chart,
-)
+from warehouse.report.run_charts import drift_chart, drift_metric, gpu_chart
+from warehouse.report.trace_charts import TRACES, trace_chart
 
 _WHERE = {
     "energy": "Energy is measured on NVIDIA GPUs.",
@@ -80,12 +73,12 @@ def _traces(data: ReportData) -> Iterator[Chart | Missing]:
 
 
 def _latencies(data: ReportData) -> Iterator[Chart | Missing]:
-    for kind, name in LATENCY_NAMES.items():
+    for kind in LATENCY_NAMES:
         if any(row[f"{kind}_p50"] is not None for row in data.campaigns):
             yield latency_chart(kind, data)
         else:
-            title = f"{capital(name)}: how requests are spread"
-            yield Missing(f"requests-{kind}", "latencies", title, "No run has these times of its requests.")
+            reason = f"No run has these times of its requests. {_WHERE.get(kind, '')}".strip()
+            yield Missing(f"requests-{kind}", "latencies", latency_title(kind), reason)
 
 
 def _drifts(data: ReportData) -> Iterator[Chart | Missing]:

@@ -1,13 +1,11 @@
-"""What campaigns and their work are called on a page: short, and different where they differ."""
+"""What campaigns are called on a page: short, and different where they differ."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from duckdb import DuckDBPyConnection
 
 from warehouse.commands.plain_text import clipped
 
@@ -27,27 +25,24 @@ _RATHER = ("experiment", "driver", "image", "limit", "commit", "hash", "id")
 """Added one by one while some are still called the same."""
 _ALWAYS = ("backend", "batch")
 _LONGEST = 100
-
-
-@dataclass(frozen=True)
-class Work:
-    """What campaigns have to have in common to be held against each other.
-
-    Attributes:
-        campaigns: with a measured energy.
-        rate: arrivals per second of an open loop; None is a closed one, in which the engine sets the pace.
-    """
-
-    id: str
-    label: str
-    campaigns: int
-    rate: str | None = None
+_SHORT = 40
 
 
 def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label for each campaign, made of what tells them apart."""
-    parts = [name for name in _PARTS if name in _ALWAYS or len({row[name] for row in rows}) > 1]
-    labels = [_joined(_PARTS[name](row[name]) for name in parts if row[name] is not None) for row in rows]
+    parts = [name for name in _PARTS if name in _ALWAYS or _differs(name, rows)]
+    return [clipped(label, _LONGEST) for label in _told_apart(rows, parts, _PARTS)]
+
+
+def _differs(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row[name] for row in rows}) > 1
+
+
+def _told_apart(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], parts: Mapping[str, Callable[[Any], str]]
+) -> list[str]:
+    """Of each row these parts, and what else it takes while some are still called the same."""
+    labels = _plain_labels(rows, names, parts)
     for name in _RATHER:
         doubled = {label for label, count in Counter(labels).items() if count > 1}
         if not doubled:
@@ -59,7 +54,34 @@ def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             _joined([label, _rather(name, row[name])]) if label in doubled and len(of_label[label]) > 1 else label
             for label, row in zip(labels, rows, strict=True)
         ]
-    return [clipped(label, _LONGEST) for label in labels]
+    return labels
+
+
+def _plain_labels(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], parts: Mapping[str, Callable[[Any], str]]
+) -> list[str]:
+    return [_joined(parts[name](row[name]) for name in names if row[name] is not None) for row in rows]
+
+
+def short_labels(rows: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Labels for a picture: what is special about these rows of those `among` which they are drawn.
+
+    Colour says the backend, so that it is only there if two would be called the same without it.
+    """
+    names = ["batch", *(name for name in ("dtype", "processes", "hardware") if _differs(name, among))]
+    hardware = {row["hardware"] for row in among}
+    is_enough = len({_kind(one) for one in hardware}) == len(hardware)
+    parts = {**_PARTS, "hardware": _kind if is_enough else _PARTS["hardware"]}
+    for name in ("backend", "study"):
+        if len(set(_plain_labels(rows, names, parts))) < len(rows) and _differs(name, rows):
+            names.append(name)
+    ordered = [name for name in _PARTS if name in names]
+    return [clipped(label, _SHORT) for label in _told_apart(rows, ordered, parts)]
+
+
+def _kind(hardware: Any) -> str:
+    """NVIDIA A100-SXM4-80GB x1 -> A100."""
+    return re.split("[ -]", _PARTS["hardware"](hardware), maxsplit=1)[0]
 
 
 def _rather(name: str, value: Any) -> str:
@@ -70,37 +92,3 @@ def _rather(name: str, value: Any) -> str:
 
 def _joined(parts: Sequence[str] | Iterator[str]) -> str:
     return _SEPARATOR.join(filter(None, parts))
-
-
-def works_of(connection: DuckDBPyConnection, rows: Sequence[dict[str, Any]]) -> list[Work]:
-    """The work that several did, most campaigns first; each row's `work` becomes its place among them, or None."""
-    found = connection.execute(
-        """
-        SELECT work_id, arg_max(experiments.model, experiment_key), count(DISTINCT campaign_id),
-            arg_max(effective_config ->> '$.workload.n_prompts', experiment_key),
-            arg_max(effective_config ->> '$.workload.max_output_tokens', experiment_key),
-            arg_max(effective_config ->> '$.workload.arrivals.rate_per_s', experiment_key)
-        FROM temp.campaigns JOIN experiments USING (campaign_id, work_id)
-        WHERE work_id IS NOT NULL AND campaigns.energy_per_output_token_j IS NOT NULL
-        GROUP BY work_id ORDER BY 3 DESC, work_id
-        """
-    ).fetchall()
-    names = [_work_name(model, prompts, tokens) for _, model, _, prompts, tokens, _ in found]
-    doubled = {name for name, count in Counter(names).items() if count > 1}
-    works = [
-        Work(work_id, f"{name} ({work_id[:6]})" if name in doubled else name, campaigns, rate)
-        for (work_id, _, campaigns, *_, rate), name in zip(found, names, strict=True)
-    ]
-    place = {work.id: at for at, work in enumerate(works)}
-    for row in rows:
-        row["work"] = place.get(row["work_id"])
-    return works
-
-
-def _work_name(model: str | None, prompts: str | None, tokens: str | None) -> str:
-    name = clipped(model or "unknown model", _LONGEST)
-    if prompts is not None:
-        name += f", {clipped(prompts, 20)} prompts"
-    if tokens is not None:
-        name += f", at most {clipped(tokens, 20)} output tokens"
-    return name

@@ -21,6 +21,7 @@ from typing import Any
 import vl_convert as vlc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from warehouse.comparison.words import NAMES
 from warehouse.numerals import rough
 from warehouse.report.charts import NARROW, SECOND_LINE, WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
@@ -100,7 +101,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "n_alone": n_alone,
         "works": data.works[:_MOST_CHOICES],
         "version": version("joulehouse"),
-        "names": {one.column: one.name for one in METRICS},
+        "names": NAMES,
         "wandering": {row["id"]: row["label"] for row in data.campaigns},
         "follows_ticks": lambda chart: any(source.scope == "window" for source in getattr(chart, "sources", ())),
         "percent": lambda ratio: f"{100 * ratio:+.1f} %",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import vl_convert as vlc
 
 from warehouse.report.charts import Chart
-from warehouse.report.comparing import Compared
 from warehouse.report.data import ReportData, Row
-from warehouse.report.gallery import gallery, static_spec
+from warehouse.report.gallery import gallery, rows_of, static_spec
 from warehouse.report.theme import VEGA_LITE
 
 PictureFormat = Literal["svg", "png"]
@@ -24,22 +25,53 @@ _CM_PER_INCH = 2.54
 _PIXELS_PER_INCH = 96
 _DOTS_PER_PIXEL = 72
 _LONGEST = 40
+MOST_WORKS = 12
+"""Kinds of work that fronts are drawn of, those with most configurations first."""
 
 
-def pictures(data: ReportData, width_cm: float, formats: tuple[PictureFormat, ...]) -> Iterator[tuple[str, bytes]]:
-    """Names of files and what is in them: of every chart that has data, in the light, without a title.
+@dataclass(frozen=True)
+class Picture:
+    """A chart, and of what.
+
+    Attributes:
+        name: of its files, without their ending.
+        choice: place of the work, the run, the pair or the metric that it shows.
+    """
+
+    name: str
+    chart: Chart
+    choice: int
+
+    def rows(self, data: ReportData) -> list[list[Row]]:
+        """Of each of its data sets."""
+        return [rows_of(source, data, self.choice) for source in self.chart.sources]
+
+
+def pictures_of(data: ReportData) -> list[Picture]:
+    """Of every chart that has data: of fronts one of each of the first kinds of work, of traces one of each run, of a
+    comparison one of each pair and of each metric."""
+    found = [
+        Picture(name, chart, choice)
+        for chart in gallery(data)
+        if isinstance(chart, Chart)
+        for name, choice in _names(chart, data)
+    ]
+    return [one for one in found if all(one.rows(data))]
+
+
+def drawn(
+    pictures: Sequence[Picture], data: ReportData, width_cm: float, formats: tuple[PictureFormat, ...]
+) -> Iterator[tuple[str, bytes]]:
+    """Names of files and what is in them: in the light, without a title.
 
     Args:
         width_cm: of each picture.
     """
     width = width_cm / _CM_PER_INCH * _PIXELS_PER_INCH
-    for chart in gallery(data):
-        if not isinstance(chart, Chart):
-            continue
-        for name, choice in _names(chart, data.compared):
-            spec = _for_paper(static_spec(chart, data, width=width, choice=choice))
-            for form, content in _drawn(spec, formats):
-                yield f"{name}.{form}", content
+    for one in pictures:
+        spec = _for_paper(static_spec(one.chart, data, width=width, choice=one.choice))
+        for form, content in _drawn(spec, formats):
+            yield f"{one.name}.{form}", content
 
 
 def _drawn(spec: dict[str, Any], formats: tuple[PictureFormat, ...]) -> Iterator[tuple[PictureFormat, bytes]]:
@@ -77,19 +109,30 @@ def _layers(
         yield spec, rows
 
 
-def _names(chart: Chart, compared: Compared | None) -> Iterator[tuple[str, int]]:
-    """Of each picture of a chart the name, and the place of what it shows; of a comparison, of all there is."""
-    if compared is None or chart.section != "compare":
-        yield chart.name, 0
-        return
-    name = f"{chart.name}-{_plain(compared.a)}-{_plain(compared.b)}"
-    if len(chart.summaries) == 1:
+def _names(chart: Chart, data: ReportData) -> Iterator[tuple[str, int]]:
+    """Of each picture of a chart the name, and the place of what it shows."""
+    name = chart.name
+    if data.compared is not None and chart.section == "compare":
+        name += f"-{_plain(data.compared.a)}-{_plain(data.compared.b)}"
+    if len(chart.summaries) < 2:
         yield name, 0
         return
+    of = _choices(chart, data)
+    doubled = {one for one, count in Counter(of).items() if count > 1}
+    for at, one in enumerate(of):
+        yield f"{name}-{one}" + (f"-{at + 1}" if one in doubled else ""), at
+
+
+def _choices(chart: Chart, data: ReportData) -> list[str]:
+    """What a chart's pictures are told apart by: as far as it goes what stays the same when more is measured."""
+    if chart.by == "work":
+        return [f"{_plain(work.model)}-{work.id[:6]}" for work in data.works[:MOST_WORKS]]
+    if chart.by == "trace":
+        return [_plain(trace["run"]) for trace in data.traces]
+    if chart.by == "ratio" and data.compared is not None:
+        return [_plain(metric) for metric in data.compared.metrics]
     digits = int(math.log10(len(chart.summaries))) + 1
-    for at in range(len(chart.summaries)):
-        of = _plain(compared.metrics[at]) if chart.by == "ratio" else f"{at + 1:0{digits}}"
-        yield f"{name}-{of}", at
+    return [f"{at:0{digits}}" for at in range(1, len(chart.summaries) + 1)]
 
 
 def _plain(text: str) -> str:

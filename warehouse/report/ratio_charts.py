@@ -23,7 +23,21 @@ _STEP = f"{_POWER} * ({_PART} / {_POWER} > 4 ? 5 : {_PART} / {_POWER} > 1.5 ? 2 
 _STEPS = f"sequence(ceil(domain('x')[0] / ({_STEP})) * ({_STEP}), domain('x')[1], {_STEP})"
 _TICKS = f"domain('x')[1] / domain('x')[0] < 6 ? {_STEPS} : null"
 _FIELDS = (
-    *("pair", "pair_rank", "pair_label", "at", "metric", "ratio", "lo", "hi", "factor", "interval", "change", "line"),
+    *(
+        "pair",
+        "pair_rank",
+        "pair_label",
+        "at",
+        "metric",
+        "column",
+        "ratio",
+        "lo",
+        "hi",
+        "factor",
+        "interval",
+        "change",
+        "line",
+    ),
     *("detectable", "method", "units", "mean_a", "mean_b", "outcome", "verdict"),
 )
 
@@ -37,7 +51,14 @@ def ratio_charts(compared: Compared) -> list[Chart]:
 
 
 def _metrics_of_a_pair(compared: Compared) -> Chart:
-    columns = {"metric": "figure", "mean_a": "A", "mean_b": "B", "factor": "B/A", "interval": compared.level}
+    columns = {
+        "metric": "figure",
+        "column": "column",
+        "mean_a": "A",
+        "mean_b": "B",
+        "factor": "B/A",
+        "interval": compared.level,
+    }
     columns |= {"detectable": "detectable", "units": "from"}
     return _chart(
         compared,
@@ -122,6 +143,7 @@ def _chart(
             shape=shape,
             tooltip=[
                 alt.Tooltip("metric:N", title="figure"),
+                alt.Tooltip("column:N"),
                 alt.Tooltip("pair_label:N", title="pair"),
                 alt.Tooltip("mean_a:N", title="A, mean"),
                 alt.Tooltip("mean_b:N", title="B, mean"),

@@ -13,13 +13,16 @@ Row = dict[str, Any]
 
 QUANTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
 ENOUGH_FOR = {"p5": 40, "p25": 8, "p50": 1, "p75": 8, "p95": 40, "p99": 200}
-"""Requests from which on a quantile is shown, as for the percentiles that have intervals."""
+"""Requests, or gaps, from which on a quantile is shown, as for the percentiles that have intervals."""
 LATENCIES = {
     "ttft": "ttft_ms",
     "tpot": "CASE WHEN output_tokens > 1 THEN (e2e_ms - ttft_ms) / (output_tokens - 1) END",
     "e2e": "e2e_ms",
 }
+MOST_GAPS = 5_000_000
+"""Gaps between tokens that quantiles are over, of all campaigns together; as many take about a second."""
 MOST_TRACES = 6
+_GOLDEN = 0.6180339887498949
 _MOST_GPUS = 8
 _BUCKETS = 150
 _LOOKED_AT = 60
@@ -81,8 +84,58 @@ def read_latencies(connection: DuckDBPyConnection, campaigns: Sequence[Row], pla
         row = campaigns[place[campaign_id]]
         row["n_requests"] = count
         for name, n, quantiles in zip(LATENCIES, values[::2], values[1::2], strict=True):
-            for quantile, value in zip(QUANTILES, quantiles or (), strict=False):
-                row[f"{name}_{quantile}"] = value if n >= ENOUGH_FOR[quantile] else None
+            row |= _quantiles(name, n, quantiles)
+
+
+def read_gaps(
+    connection: DuckDBPyConnection, campaigns: Sequence[Row], place: Mapping[str, int], most: int = MOST_GAPS
+) -> None:
+    """Give each campaign the quantiles over the gaps between tokens of its cycles, as ``itl_p50`` and so on (ms).
+
+    ``n_gaps`` is how many there are, ``n_gaps_read`` how many the quantiles are over. Where all campaigns have more
+    than `most`, each has an equal part of those, and beyond it reads some of its requests only: always the same ones,
+    spread evenly by their number in their process.
+    """
+    for row in campaigns:
+        row |= {"n_gaps": 0, "n_gaps_read": 0} | {f"itl_{quantile}": None for quantile in QUANTILES}
+    counts = dict(
+        connection.execute(
+            """
+            SELECT campaign_id, sum(list_count(itl_ms))::BIGINT AS n
+            FROM requests JOIN (SELECT experiment_key, campaign_id FROM temp.cycles) USING (experiment_key)
+            GROUP BY campaign_id HAVING n > 0
+            """
+        ).fetchall()
+    )
+    counts = {campaign_id: n for campaign_id, n in counts.items() if campaign_id in place}
+    if not counts:
+        return
+    each = max(counts.values()) if sum(counts.values()) <= most else max(1, most // len(counts))
+    found = connection.execute(
+        f"""
+        WITH parts AS (SELECT unnest($ids::VARCHAR[]) AS campaign_id, unnest($parts::DOUBLE[]) AS part),
+        gaps AS (
+            SELECT campaign_id, unnest(itl_ms) AS gap
+            FROM requests
+            JOIN (SELECT experiment_key, campaign_id FROM temp.cycles) USING (experiment_key)
+            JOIN parts USING (campaign_id)
+            -- Multiples of the golden ratio: any part of them is spread evenly, and in step with no batch size.
+            WHERE (request_index * $golden::DOUBLE) % 1 < part
+        )
+        SELECT campaign_id, count(gap), quantile_cont(gap, {list(QUANTILES.values())}) FILTER (isfinite(gap))
+        FROM gaps GROUP BY campaign_id
+        """,
+        {"ids": list(counts), "parts": [each / n for n in counts.values()], "golden": _GOLDEN},
+    ).fetchall()
+    for campaign_id, n, quantiles in found:
+        row = campaigns[place[campaign_id]]
+        row |= {"n_gaps": counts[campaign_id], "n_gaps_read": n} | _quantiles("itl", n, quantiles)
+
+
+def _quantiles(name: str, n: int, values: Sequence[float] | None) -> Row:
+    """Those that `n` values are enough for."""
+    found = dict(zip(QUANTILES, values or (), strict=False))
+    return {f"{name}_{one}": found.get(one) if n >= ENOUGH_FOR[one] else None for one in QUANTILES}
 
 
 def read_traces(connection: DuckDBPyConnection, campaigns: Sequence[Row], place: Mapping[str, int]) -> list[Row]:

@@ -24,6 +24,8 @@ BACKENDS = ("pytorch", "vllm", "trt", "stub")
 
 _LETTER = 6.8
 _BESIDE = 36
+# Values that differ more than this are on a logarithmic axis.
+_LOG_FROM = 20
 # Of a label in a legend (px); and letters that Vega shows of it.
 _LONGEST = 26
 
@@ -31,6 +33,12 @@ _LONGEST = 26
 def themed(pair: Sequence[str]) -> alt.ExprRef:
     """The light or the dark one, by the chart's parameter `dark`."""
     return alt.ExprRef(f"dark ? '{pair[1]}' : '{pair[0]}'")
+
+
+def is_logarithmic(values: Iterable[float | None]) -> bool:
+    """Whether an axis is, by what is on it: all above 0 and far apart."""
+    known = [value for value in values if value is not None]
+    return bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_FROM
 
 
 def ordered_backends(found: Iterable[str]) -> list[str]:

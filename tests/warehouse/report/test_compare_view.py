@@ -88,6 +88,18 @@ def test_ratios_and_words_are_those_of_compare(year: Path, capsys: pytest.Captur
             assert " ".join(line.removeprefix("A  ").removeprefix("B  ").split()) in text
 
 
+def test_a_figure_is_called_the_same_in_the_chart_and_in_words(year: Path) -> None:
+    """A column alone only where it has no other name, or has to be typed."""
+    target = reported(year, *_ENGINES)
+    found = Page(target)
+    drawn = {(row["metric"], row["column"]) for row in found.table("ratios")}
+    assert ("gap between tokens, mean", "itl_mean_ms") in drawn
+    items = _Items(target).items
+    assert "gap between tokens, mean (itl_mean_ms): no difference, every cycle is the same." in items
+    for name, column in drawn:
+        assert not [one for one in items if column in one and f"{name} ({column})" not in one]
+
+
 def test_the_pair_with_the_lowest_energy_is_first(year: Path) -> None:
     found = Page(reported(year, *_ENGINES)).table("ratios")
     energy = [row["ratio"] for row in found if row["metric"] == "energy per output token"]
@@ -203,6 +215,29 @@ class TestBadInput:
         own = capsys.readouterr().err
         assert warehouse("report", "-o", year.with_name("x.html"), "--compare", "nobody", "vllm", db=year) == 2
         assert capsys.readouterr().err == own
+
+    @pytest.mark.parametrize(
+        ("asked", "part"),
+        [
+            ("ttft", "did you mean ttft_mean_ms or "),
+            ("energy_per_token", "energy_per_output_token_j"),
+            ("Output_Tokens_Per_Sec", "did you mean output_tokens_per_second or "),
+            ("x", "there is energy_per_output_token_j, for example."),
+            ("m" * 500, "there is energy_per_output_token_j, for example."),
+        ],
+    )
+    def test_an_unknown_metric_is_a_short_line_with_near_names(
+        self, year: Path, capsys: pytest.CaptureFixture[str], asked: str, part: str
+    ) -> None:
+        capsys.readouterr()
+        lines = []
+        for command in (["compare"], ["report", "-o", year.with_name("x.html"), "--compare"]):
+            assert warehouse(*command, "backend=pytorch", "backend=vllm", "--metric", asked, db=year) == 2
+            lines += capsys.readouterr().err.splitlines()
+        line, same = lines
+        assert (line, part in line) == (same, True)
+        assert line.endswith("`warehouse schema runs` lists all columns.")
+        assert len(line) < 300
 
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u202e"

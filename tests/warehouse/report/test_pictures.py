@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,13 +12,17 @@ import pytest
 
 from images.contract.config import ExperimentConfig
 from tests.warehouse.results import make_result, rows, save, warehouse
-from warehouse.database import prepare
+from warehouse.database import prepare, reading
+from warehouse.report.data import read_report
+from warehouse.report.pictures import MOST_WORKS
+from warehouse.report.runs import MOST_TRACES
 
 _CHARTS = {
-    *("energy", "speed", "ttft", "itl", "energy-speed", "energy-ttft", "power", "temperature"),
-    *("requests-ttft", "requests-tpot", "requests-e2e", "drift-cycle", "drift-time", "drift-gpu"),
+    *("energy", "speed", "ttft", "itl"),
+    *("requests-ttft", "requests-tpot", "requests-itl", "requests-e2e", "drift-cycle", "drift-time", "drift-gpu"),
 }
 _WINDOW = 16
+_NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +32,73 @@ def folder(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_every_chart_is_there_in_both_formats(folder: Path) -> None:
-    assert {one.name for one in folder.iterdir()} == {f"{name}.{form}" for name in _CHARTS for form in ("svg", "png")}
+def _several(measured: Path) -> set[str]:
+    """Names of the fronts, one of each kind of work, and of the traces, one of each run."""
+    works = rows(measured, "SELECT DISTINCT model, work_id FROM cycles")
+    fronts = {f"{model.rpartition('/')[2]}-{work_id[:6]}" for model, work_id in works}
+    assert len(fronts) == 2
+    with reading(measured, 5) as connection:
+        data = read_report(connection, measured, [], include_all=False, made_at=_NOW)
+    runs = {trace["run"].replace("_", "-") for trace in data.traces}
+    assert len(runs) == MOST_TRACES
+    return {f"{name}-{of}" for name in ("energy-speed", "energy-ttft") for of in fronts} | {
+        f"{name}-{of}" for name in ("power", "temperature") for of in runs
+    }
+
+
+def test_every_chart_is_there_in_both_formats(folder: Path, measured: Path) -> None:
+    expected = {f"{name}.{form}" for name in _CHARTS | _several(measured) for form in ("svg", "png")}
+    assert {one.name for one in folder.iterdir()} == expected | {"captions.md"}
+
+
+def test_every_picture_has_a_caption_that_says_what_it_shows(folder: Path, measured: Path) -> None:
+    text = (folder / "captions.md").read_text(encoding="utf-8")
+    captions = dict(re.findall(r"^## (\S+)\.svg, \S+\.png\n\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE))
+    plain = {name: text.replace("\\", "") for name, text in captions.items()}
+    assert plain.keys() == {one.stem for one in folder.glob("*.svg")}
+    for name, caption in plain.items():
+        assert caption.startswith("**")
+        assert f"Source: {measured}, study serving; invalid cycles and simulated GPUs left out. joulehouse " in caption
+        assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC\.", caption)
+        assert name == "drift-gpu" or re.search(r"\d+ cycles? of \d+ configurations?\.", caption), name
+    assert "**Energy per output token, by configuration.** Of 40 configurations the least is" in plain["energy"]
+    assert "Of 40 configurations the first 16 are drawn, least energy per output token first." in plain["energy"]
+    assert "80 cycles of 16 configurations. Mark and line: mean over cycles with its 95 % interval" in plain["energy"]
+    front = next(text for name, text in plain.items() if name.startswith("energy-speed-small-1b-"))
+    assert "** org/small-1b, 40 prompts, at most 10 output tokens: 2 of 20 configurations" in front
+    assert "100 cycles of 20 configurations." in front
+    assert len(re.findall(r"vllm · batch 32", front)) == 2, "both ends of the front by their names"
+    for name in (one for one in plain if one.startswith("power-")):
+        run = name.removeprefix("power-").replace("-", "_")
+        ((label,),) = rows(measured, f"SELECT batch_size FROM experiments WHERE experiment_id = '{run}'")
+        assert f"batch {label} · " in plain[name]
+        assert f", {run}: the cycle in the middle" in plain[name]
+
+
+def test_captions_are_in_the_pictures_order_and_the_same_each_time(measured: Path, tmp_path: Path) -> None:
+    asked = ("--picture-format", "svg", "--pictures")
+    texts = []
+    for name in ("one", "two"):
+        assert warehouse("report", *asked, tmp_path / name, db=measured) == 0
+        texts.append(re.sub(r"[-\d]{10} [\d:]{5} UTC", "", (tmp_path / name / "captions.md").read_text()))
+    assert texts[0] == texts[1]
+    found = re.findall(r"^## (\w+)", texts[0], flags=re.MULTILINE)
+    assert list(dict.fromkeys(found)) == list(dict.fromkeys(("energy", "speed", "ttft", "itl", "energy", "power",
+                                                             "temperature", "requests", "drift")))  # fmt: skip
+
+
+def test_more_kinds_of_work_than_are_drawn_are_told_of(
+    root: Path, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(1, MOST_WORKS + 3):
+        config = ExperimentConfig(backend="stub", model=f"org/m{number:02}")
+        save(root, make_result(number, energy_j=30.0, config=config, prompts_sha256="a" * 64))
+    assert warehouse("ingest", root, db=db) == 0
+    asked = ("--picture-format", "svg", "--pictures")
+    assert warehouse("report", *asked, tmp_path / "p", db=db) == 0
+    assert f"(fronts of {MOST_WORKS} of {MOST_WORKS + 2} kinds of work" in capsys.readouterr().out
+    assert len(list((tmp_path / "p").glob("energy-speed-*.svg"))) == MOST_WORKS
+    assert f"fronts of {MOST_WORKS} of {MOST_WORKS + 2}" in (tmp_path / "p" / "captions.md").read_text()
 
 
 def test_a_png_is_as_wide_as_asked_for_at_300_dots_per_inch(folder: Path) -> None:
@@ -87,7 +157,7 @@ def test_figures_in_a_picture_are_those_of_the_database(folder: Path, measured: 
 def test_one_format_and_a_narrow_column(measured: Path, tmp_path: Path) -> None:
     asked = ("--picture-format", "svg", "--picture-width", "8.5")
     assert warehouse("report", "--pictures", tmp_path / "p", *asked, db=measured) == 0
-    assert {one.suffix for one in (tmp_path / "p").iterdir()} == {".svg"}
+    assert {one.suffix for one in (tmp_path / "p").iterdir()} == {".svg", ".md"}
     root = ElementTree.parse(tmp_path / "p" / "energy.svg").getroot()
     assert float(root.attrib["width"]) == pytest.approx(8.5 / 2.54 * 96, abs=1.5)
 
@@ -101,6 +171,11 @@ def test_a_comparison_is_in_the_names(measured: Path, tmp_path: Path) -> None:
     text = (tmp_path / "p" / f"{name}-1.svg").read_text(encoding="utf-8")
     assert "B/A" in text
     assert "energy per output token · " in text
+    captions = (tmp_path / "p" / "captions.md").read_text(encoding="utf-8").replace("\\", "")
+    caption = captions.partition(f"## {name}-1.svg")[2].partition("## ")[0]
+    assert "**B against A, every figure.**" in caption
+    assert re.search(r"A: [0-9a-f]{8} .*, 5 cycles .*B: [0-9a-f]{8} .*, 5 cycles ", caption)
+    assert "intervals Student's t on logarithms" in caption
 
 
 def test_what_else_is_in_the_folder_stays(measured: Path, tmp_path: Path) -> None:
@@ -145,6 +220,7 @@ def test_without_any_chart_there_are_no_pictures(db: Path, tmp_path: Path, capsy
     capsys.readouterr()
     assert warehouse("report", "--pictures", tmp_path / "p", db=db) == 0
     assert "0 pictures" in capsys.readouterr().out
+    assert list((tmp_path / "p").iterdir()) == []
 
 
 def test_an_interval_that_reaches_below_zero_is_drawn_where_means_differ_by_much(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Charts of energy against speed, of one kind of work at a time, with the front that none beats in both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from warehouse.report.charts import (
+    SETTINGS,
+    Chart,
+    Source,
+    finished,
+    number_axis,
+    scale_of,
+    settings_tooltip,
+)
+from warehouse.report.data import METRICS, Metric, ReportData, Row
+from warehouse.report.fronts import ends
+from warehouse.report.theme import CARD, INK, SOFT, backend_colour, backend_shape, ordered_backends, themed, zoom
+
+_HEIGHT = 340
+_LETTER = 6.0
+_BELOW = 13
+"""How far the middle of a name is below its point (px)."""
+_MARGIN = 24
+"""Between the points and the ends of the axis of energy, so that the lowest has its name below it (px)."""
+
+
+def front_chart(other: Metric, data: ReportData) -> Chart:
+    """Energy against `other`, of campaigns with the same work; those that none beats in both are joined by a line."""
+    energy, key = METRICS[0], other.key
+    front = f"{key}_front"
+    backends = ordered_backends(row["backend"] for row in data.campaigns)
+    compared = [row for row in data.campaigns if comparable(row, other)]
+    x_scale, y_scale = (scale_of(ends(one, compared)) for one in (key, "energy"))
+    y_scale.padding = _MARGIN
+    x = alt.X(f"{key}_mean:Q", title=other.axis, scale=x_scale, axis=number_axis())
+    y = alt.Y("energy_mean:Q", title=energy.axis, scale=y_scale, axis=number_axis())
+    base = alt.Chart(alt.NamedData("campaigns"))
+    # What can be had: with this much of `other`, or better, the energy of the nearest campaign that has it.
+    line = (
+        base.transform_filter(f"datum.{front}")
+        .mark_line(
+            strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False
+        )
+        .encode(x=x, y=y, order=alt.Order(f"{key}_mean:Q"), color=alt.value(themed(SOFT)))
+    )
+    # Where there are hundreds, their intervals would hide the points.
+    faded = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45))
+    bars = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45 if len(compared) < 60 else 0.1))
+    across = (
+        base.transform_filter(f"isValid(datum.{key}_lo)")
+        .mark_rule(aria=False)
+        .encode(x=alt.X(f"{key}_lo:Q", title=other.axis, scale=x_scale), x2=f"{key}_hi:Q", y=y)
+    )
+    upright = (
+        base.transform_filter("isValid(datum.energy_lo)")
+        .mark_rule(aria=False)
+        .encode(x=x, y=alt.Y("energy_lo:Q", title=energy.axis, scale=y_scale), y2="energy_hi:Q")
+    )
+    points = (
+        base.mark_point(filled=True, aria=False)
+        .encode(
+            x=x,
+            y=y,
+            shape=backend_shape(backends),
+            size=alt.when(f"datum.{front}").then(alt.value(110)).otherwise(alt.value(40)),
+            tooltip=settings_tooltip(
+                [
+                    ("energy_text", energy.axis),
+                    ("energy_interval", "95 % interval"),
+                    (f"{key}_text", other.axis),
+                    (f"{key}_interval", "95 % interval "),
+                ]
+            ),
+        )
+        .add_params(zoom("x", "y"))
+    )
+    coloured = [
+        one.encode(color=backend_colour(backends), opacity=opacity)
+        for one, opacity in ((across, bars), (upright, bars), (points, faded))
+    ]
+    title = f"Energy against {other.name}"
+    summaries = _front_sentences(other, data)
+    return Chart(
+        name=f"energy-{key}",
+        section="fronts",
+        title=title,
+        summary=summaries[0],
+        spec=finished(line + coloured[0] + coloured[1] + coloured[2] + _names(other, x, y), title, _HEIGHT),
+        sources=(
+            Source(
+                "campaigns",
+                "campaigns",
+                "work",
+                (
+                    *SETTINGS,
+                    f"{key}_name",
+                    front,
+                    *(f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval")),
+                ),
+                ("energy_mean", f"{key}_mean"),
+            ),
+        ),
+        columns={
+            "label": "configuration",
+            "energy_text": f"{energy.axis}",
+            f"{key}_text": other.axis,
+            front: "on the front",
+        },
+        zoomed={"x": f"{key}_mean", "y": "energy_mean"},
+        by="work",
+        summaries=summaries,
+    )
+
+
+def _names(other: Metric, x: alt.X, y: alt.Y) -> alt.LayerChart:
+    """Names below their points, on the side of the front where by its meaning there is no point."""
+    key = other.key
+    base = alt.Chart(alt.NamedData("campaigns")).transform_filter(f"isValid(datum.{key}_name)")
+    wide = f"min({_LETTER} * length(datum.{key}_name), width)"
+    at_x, at_y = f"scale('x', datum.{key}_mean)", "scale('y', datum.energy_mean)"
+    # Past the edge there is no room: then on the other side, so that the steep end of a front stays to be seen.
+    beyond, other_side = (
+        (f"{at_x} + 4 - {wide}", f"{at_x} + 9") if other.less_is_better else (f"{at_x} - 4", f"{at_x} - 9 - {wide}")
+    )
+    fits = f"{beyond} >= 0" if other.less_is_better else f"{beyond} + {wide} <= width"
+    left = f"clamp({fits} ? {beyond} : {other_side}, 0, width - {wide})"
+    inside = f"{at_x} >= 0 && {at_x} <= width && {at_y} >= 0 && {at_y} <= height"
+
+    def text(colour: tuple[str, str], **stroke: Any) -> alt.Chart:
+        words: alt.Chart = base.mark_text(
+            align="left",
+            baseline="middle",
+            fontSize=11,
+            dx=alt.ExprRef(f"{left} - {at_x}"),
+            dy=_BELOW,
+            limit=alt.ExprRef("width"),
+            opacity=alt.ExprRef(f"{inside} ? 1 : 0"),
+            aria=False,
+            **stroke,
+        ).encode(x=x, y=y, text=f"{key}_name:N", color=alt.value(themed(colour)))
+        return words
+
+    under = text(CARD, stroke=alt.ExprRef(f"dark ? '{CARD[1]}' : '{CARD[0]}'"), strokeWidth=3)
+    found: alt.LayerChart = alt.LayerChart(layer=[under, text(INK)])
+    return found
+
+
+def comparable(row: Row, other: Metric) -> bool:
+    """Whether a campaign can be on the front of energy and `other`: it has both, and says what work it did."""
+    return row["work"] is not None and row["energy_mean"] is not None and row[f"{other.key}_mean"] is not None
+
+
+def _front_sentences(other: Metric, data: ReportData) -> tuple[str, ...]:
+    """How many are on the front, for each kind of work."""
+    better = f"{'Left' if other.less_is_better else 'Right'} and low is better."
+    counts = [[0, 0] for _ in data.works]
+    for row in data.campaigns:
+        if comparable(row, other):
+            counts[row["work"]][0] += 1
+            counts[row["work"]][1] += row[f"{other.key}_front"]
+    works = f" One of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""
+    sentences = []
+    for work, (n, n_front) in zip(data.works, counts, strict=True):
+        are = "is" if n_front == 1 else "are"
+        line = "; the dashed line joins them" if n_front > 1 else ""
+        front = f"{n_front} of {n:,} configurations that did this work {are} beaten by none in both{line}. {better}"
+        few = {0: "no configuration has both figures.", 1: "a single configuration did this work."}
+        sentences.append(f"{work.label}: {few.get(n, front)}{works}")
+    return tuple(sentences)

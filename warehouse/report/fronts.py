@@ -1,0 +1,70 @@
+"""Which points of a Pareto front have their name beside them, so that names do not stand on each other."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from warehouse.report.labels import short_labels
+from warehouse.report.theme import is_logarithmic
+
+Row = dict[str, Any]
+
+_MOST_NAMES = 8
+_APART = (0.45, 0.055)
+"""Names that are nearer than this both across and upright would touch (parts of the width and of the height)."""
+
+
+def name_fronts(campaigns: Sequence[Row], keys: Sequence[str]) -> None:
+    """Give each row ``speed_name`` and so on for all `keys`: what it is called on the front, None if there is no room.
+
+    Of each kind of work both ends come first, then from the end of least energy on whatever has room.
+    """
+    for key in keys:
+        of_work: dict[int, list[Row]] = defaultdict(list)
+        for row in campaigns:
+            row[f"{key}_name"] = None
+            if row["work"] is not None and None not in (row["energy_mean"], row[f"{key}_mean"]):
+                of_work[row["work"]].append(row)
+        everywhere = [row for rows in of_work.values() for row in rows]
+        is_log = [is_logarithmic(ends(one, everywhere)) for one in (key, "energy")]
+        for rows in of_work.values():
+            _name_front(rows, key, is_log)
+
+
+def ends(key: str, rows: Sequence[Row]) -> list[float | None]:
+    """Means and where their intervals begin: of few cycles that may be below 0, which a logarithm has no place for."""
+    return [row[f"{key}{end}"] for row in rows for end in ("_mean", "_lo")]
+
+
+def _name_front(rows: Sequence[Row], key: str, is_log: Sequence[bool]) -> None:
+    """
+    Args:
+        is_log: whether the axes of `key` and of energy are logarithmic.
+    """
+    front = sorted((row for row in rows if row[f"{key}_front"]), key=lambda row: (row["energy_mean"], row["c"]))
+    axes = [_places(front, rows, one, log) for one, log in zip((key, "energy"), is_log, strict=True)]
+    places = list(zip(*axes, strict=True))
+    chosen: list[int] = []
+    for at in sorted(range(len(front)), key=lambda at: (at not in (0, len(front) - 1), at)):
+        if len(chosen) < _MOST_NAMES and all(_is_apart(places[at], places[other]) for other in chosen):
+            chosen.append(at)
+    for at, name in zip(chosen, short_labels([front[at] for at in chosen], rows), strict=True):
+        front[at][f"{key}_name"] = name
+
+
+def _places(front: Sequence[Row], rows: Sequence[Row], key: str, log: bool) -> list[float]:
+    """Where the points of a front are on an axis that holds all rows with their intervals, from 0 to 1."""
+
+    def on_axis(value: float) -> float:
+        return math.log(value) if log else value
+
+    drawn = [value for row in rows for end in ("mean", "lo", "hi") if (value := row[f"{key}_{end}"]) is not None]
+    low, high = on_axis(min(drawn)), on_axis(max(drawn))
+    return [(on_axis(row[f"{key}_mean"]) - low) / ((high - low) or 1.0) for row in front]
+
+
+def _is_apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    return any(abs(a - b) >= least for a, b, least in zip(one, other, _APART, strict=True))
