@@ -114,7 +114,13 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
                 (key,),
             ),
         ),
-        columns={"label": "configuration", "cycle": "cycle", key: metric.axis, f"{key}_mean": f"mean, {metric.axis}"},
+        columns={
+            "label": "configuration",
+            "cycle": "cycle",
+            key: metric.axis,
+            f"{key}_mean": f"mean, {metric.axis}",
+            "run": "experiment_id",
+        },
         zoomed={"x": "beside" if over == "cycle" else "when", "y": "away"},
     )
 
