@@ -258,7 +258,7 @@ def settings_tooltip(figures: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:
 
 def finished(chart: alt.LayerChart | alt.Chart, title: str, height: int) -> dict[str, Any]:
     """The specification, with the parameter that a page sets."""
-    spec: dict[str, Any] = configured(chart, title, height).to_dict()
+    spec: dict[str, Any] = configured(chart, title, height).to_dict(validate=False)
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     # By hand: Altair would put it on each layer.
     spec["params"] = [{"name": "dark", "value": False}, *spec.get("params", [])]
