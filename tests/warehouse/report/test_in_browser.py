@@ -139,7 +139,7 @@ def test_a_filter_that_is_set_while_charts_are_drawn_is_on_all_of_them(new_page:
         "source => source.fields.includes('backend')).map(source => "
         "[name, ...new Set(views[name].data(source.name).map(row => row.backend))]))"
     )
-    assert len(backends) == 15
+    assert len(backends) == 16
     assert [one for one in backends if one[1:] != ["vllm"]] == []
     assert opened.wrong == []
 
