@@ -163,7 +163,7 @@ bench: .venv/.dev ## measure joulehouse itself; prints a table
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: report-picture
-report-picture: .venv/.dev ## draw docs/images/report.png anew; needs Chromium
+report-picture: .venv/.dev ## draw docs/images/ anew; needs Chromium
 	@$(BIN)/python -m tests.warehouse.report.picture
 
 .PHONY: lock

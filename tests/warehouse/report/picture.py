@@ -1,4 +1,4 @@
-"""`make report-picture`: the report of the cookbook's year, as the documentation shows it."""
+"""`make report-picture`: the report of the cookbook's year, as the documentation shows it: its top, and two charts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.opened import Opened
 from warehouse.cli import main
 
-_TARGET = Path(__file__).parents[3] / "docs" / "images" / "report.png"
+_FOLDER = Path(__file__).parents[3] / "docs" / "images"
 _WIDTH, _HEIGHT = 1280, 900
 # Smaller than on a screen, so that the charts are on it.
 _ZOOM = 0.7
 
 
 def draw(target: Path) -> int:
-    """The top of the page on one study, in the light."""
+    """Into `target`, of the page on one study in the light: the top of it, and its first row of charts."""
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
         print("report-picture: needs Chromium (Debian: apt install chromium)", file=sys.stderr)
@@ -34,7 +34,7 @@ def draw(target: Path) -> int:
         main(["report", "--db", str(database), "--study", "batch-size", "-o", str(page)])
         # Where it was made is of no use to a reader, and different every time.
         page.write_text(page.read_text(encoding="utf-8").replace(f"{folder}/", ""), encoding="utf-8")
-        target.parent.mkdir(exist_ok=True)
+        target.mkdir(exist_ok=True)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
             context = browser.new_context(
@@ -43,11 +43,21 @@ def draw(target: Path) -> int:
                 color_scheme="light",
                 offline=True,
             )
-            Opened(context.new_page(), page).page.screenshot(path=target)
+            opened = Opened(context.new_page(), page).page
+            opened.screenshot(path=target / "report.png")
+            row = [opened.locator(f"#f-{name}").bounding_box() for name in ("energy", "speed")]
+            first, last = (box for box in row if box is not None)
+            width = last["x"] + last["width"] - first["x"]
+            opened.screenshot(
+                path=target / "report-charts.png",
+                clip={"x": first["x"], "y": first["y"], "width": width, "height": first["height"]},
+                full_page=True,
+            )
             browser.close()
-    print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")
+    for path in sorted(target.iterdir()):
+        print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(draw(_TARGET))
+    sys.exit(draw(_FOLDER))
