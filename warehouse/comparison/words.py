@@ -27,10 +27,10 @@ NAMES = {
 } | {
     f"{time}_{part}": f"{name}, {words}"
     for time, name in (
-        ("ttft", "time to first token"),
-        ("itl", "gap between tokens"),
-        ("tpot", "time per output token"),
-        ("e2e", "arrival to last token"),
+        ("ttft", "TTFT"),
+        ("itl", "ITL"),
+        ("tpot", "TPOT"),
+        ("e2e", "end-to-end latency"),
     )
     for part, words in (
         ("mean_ms", "mean"),
@@ -47,9 +47,9 @@ _WORDS = {
     "total_energy_j": ("B uses {} less energy", "B uses {} more energy"),
     "output_tokens_per_second": ("B gives {} fewer output tokens/s", "B gives {} more output tokens/s"),
     "total_tokens_per_second": ("B handles {} fewer tokens/s", "B handles {} more tokens/s"),
-    "ttft_mean_ms": ("B's mean time to first token is {} shorter", "B's mean time to first token is {} longer"),
-    "itl_mean_ms": ("B's mean gap between tokens is {} shorter", "B's mean gap between tokens is {} longer"),
-    "tpot_mean_ms": ("B's mean time per output token is {} shorter", "B's mean time per output token is {} longer"),
+    "ttft_mean_ms": ("B's mean TTFT is {} shorter", "B's mean TTFT is {} longer"),
+    "itl_mean_ms": ("B's mean ITL is {} shorter", "B's mean ITL is {} longer"),
+    "tpot_mean_ms": ("B's mean TPOT is {} shorter", "B's mean TPOT is {} longer"),
     "goodput_requests_per_second": ("B has {} less goodput", "B has {} more goodput"),
     "total_inference_time_sec": ("B takes {} less time", "B takes {} more time"),
 }

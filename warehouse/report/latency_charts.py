@@ -24,10 +24,10 @@ from warehouse.report.theme import backend_colour, backend_shape, ordered_backen
 
 _LINE = 36
 LATENCY_NAMES = {
-    "ttft": "time to first token",
-    "tpot": "time per output token after the first",
-    "itl": "gap between tokens",
-    "e2e": "arrival to last token",
+    "ttft": "TTFT, time to first token",
+    "tpot": "TPOT, time per output token after the first",
+    "itl": "ITL, gap between tokens",
+    "e2e": "end-to-end latency, arrival to last token",
 }
 
 
