@@ -127,12 +127,21 @@ def test_a_local_job_is_given_no_token(tmp_path: Path, monkeypatch: pytest.Monke
     attempt = _attempt(tmp_path, config)
     running = LocalLauncher().start("test-offline", config, attempt, Slot())
     try:
-        environment = Path(f"/proc/{running._pid}/environ").read_bytes()  # type: ignore[attr-defined]
+        environment = _environment(running._pid)  # type: ignore[attr-defined]
     finally:
         running.kill()
         running.remove()
     assert b"HF_HUB_OFFLINE=1" in environment
     assert SECRET.encode() not in environment
+
+
+def _environment(pid: int) -> bytes:
+    """What a process was given; for a moment, while it becomes its program, it shows none."""
+    deadline = time.monotonic() + 30
+    while not (found := Path(f"/proc/{pid}/environ").read_bytes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
 
 
 def _attempt(output: Path, config: ExperimentConfig | None = None) -> Attempt:
