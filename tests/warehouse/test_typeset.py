@@ -70,6 +70,41 @@ def test_a_comparison_has_its_ratios_and_its_verdicts(db: Path, capsys: pytest.C
     assert re.search(r"gate: \w+: ttft_mean_ms", text)
 
 
+@pytest.mark.parametrize("style", ["blocks", "markdown", "latex"])
+def test_simulated_energy_is_marked_wherever_it_counts(
+    style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2, 3):
+        save(tmp_path / "results", make_result(number, environment={"simulated": number == 3}))
+    assert warehouse("ingest", tmp_path / "results", db=tmp_path / "w.duckdb") == 0
+    capsys.readouterr()
+    assert warehouse("campaign", "--all", "--format", style, db=tmp_path / "w.duckdb") == 0
+    text = capsys.readouterr().out
+    assert "Energy on simulated GPUs proves nothing." in text
+    if style == "blocks":
+        return
+    separator = "|" if style == "markdown" else "&"
+    names, *rows = [cells(line, separator) for line in text.splitlines() if line.count(separator) > 3]
+    told = {row[names.index("cycles")].rstrip("\\ "): row[names.index("simulated")] for row in rows if "stub" in row}
+    assert told == {"2": "no", "1": "yes"}
+
+
+@pytest.mark.parametrize("style", ["table", "json", "markdown", "latex"])
+def test_a_comparison_of_simulated_gpus_says_so(style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2, 3, 4):
+        study, simulated = ("a", "b")[number % 2], {"simulated": True}
+        save(tmp_path / "results", make_result(number, study=study, environment=simulated))
+    assert warehouse("ingest", tmp_path / "results", db=tmp_path / "w.duckdb") == 0
+    capsys.readouterr()
+    assert warehouse("compare", "a", "b", "--all", "--format", style, db=tmp_path / "w.duckdb") == 0
+    text = capsys.readouterr().out
+    if style == "json":
+        assert text.count('"is_simulated": true') == 2
+        return
+    assert len([line for line in text.splitlines() if line.endswith("  simulated")]) == 2
+    assert "Energy on simulated GPUs proves nothing." in text
+
+
 def test_names_are_text_in_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "results", make_result(experiment=HOSTILE))
     assert warehouse("ingest", tmp_path / "results", db=tmp_path / "w.duckdb") == 0

@@ -22,6 +22,7 @@ from warehouse.commands.campaign_table import CYCLES, NOT_MEASURED, campaign_tab
 from warehouse.commands.plain_text import clipped, printable
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.commands.typeset import TYPESET, Typeset, typeset
+from warehouse.comparison.words import SIMULATED_NOTE
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse, WarehouseError
 from warehouse.export import export_campaigns_to_csv
@@ -261,6 +262,8 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile:
     Args:
         percentile: whether that interval is shown, too.
     """
+    if any(group.is_simulated for group in groups):
+        yield SIMULATED_NOTE
     shown = [group.figures[metric] for group in groups for metric in SHOWN if metric in group.figures]
     sizes = sorted({figures.n_samples for figures in shown})
     covered = [

@@ -21,6 +21,7 @@ _CONDITIONS: dict[str, Callable[[CampaignGroup], object]] = {
     "hardware": lambda group: (
         f"{group.hardware} x{group.gpu_count}" if group.hardware and group.gpu_count else group.hardware
     ),
+    "simulated": lambda group: "yes" if group.is_simulated else "no",
     "driver": lambda group: group.driver_version,
     "limit (W)": lambda group: (
         MIXED
@@ -62,6 +63,8 @@ def campaign_table(
 def _telling(groups: Sequence[CampaignGroup]) -> list[str]:
     shown = {name for name, of in _CONDITIONS.items() if len({str(of(group)) for group in groups}) > 1}
     shown -= {"config", "campaign"}
+    if any(group.is_simulated for group in groups):
+        shown.add("simulated")
     shown |= {name for name in _ALWAYS if any(_CONDITIONS[name](group) is not None for group in groups)}
     if any(group.experiment for group in groups):
         shown.add("experiment")
