@@ -113,7 +113,7 @@ def command(
         return
     if style != "blocks":
         names, rows = campaign_table(groups, SHOWN, _mean_and_interval)
-        notes = [_TABLE_NOTE, *_footnotes(groups, n_simulated, percentile=False)]
+        notes = [_TABLE_NOTE, *_table_notes(groups, include_all), *_footnotes(groups, n_simulated, percentile=False)]
         click.echo(typeset(style, names, rows, notes, names.index(CYCLES)))
         return
     console = PipedConsole(_WIDTH_OF_A_FILE)
@@ -255,6 +255,12 @@ def _mean_and_interval(figures: Figures) -> str:
 
 def _known(value: object) -> str:
     return NOT_MEASURED if value is None else str(value)
+
+
+def _table_notes(groups: Sequence[CampaignGroup], include_all: bool) -> Iterator[str]:
+    """What the blocks say at each count."""
+    if any(group.n_invalid for group in groups):
+        yield "Invalid cycles are among those counted." if include_all else "Invalid cycles are left out."
 
 
 def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile: bool = True) -> Iterator[str]:

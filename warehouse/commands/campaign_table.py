@@ -52,7 +52,7 @@ def campaign_table(
     rows = [
         [
             *(_known(_CONDITIONS[name](group)) for name in conditions),
-            str(group.n_cycles),
+            _cycles(group),
             *(show(group.figures[metric]) if metric in group.figures else NOT_MEASURED for metric in measured),
         ]
         for group in groups
@@ -72,6 +72,12 @@ def _telling(groups: Sequence[CampaignGroup]) -> list[str]:
         if len({tuple(str(_CONDITIONS[one](group)) for one in shown) for group in groups}) < len(groups):
             shown.add(name)
     return [name for name in _CONDITIONS if name in shown]
+
+
+def _cycles(group: CampaignGroup) -> str:
+    """And beside them what did not become one: five survivors are not five of five."""
+    lost = [f"{n} {what}" for n, what in ((group.n_invalid, "invalid"), (group.n_failed, "failed")) if n]
+    return f"{group.n_cycles} ({', '.join(lost)})" if lost else str(group.n_cycles)
 
 
 def _known(value: object) -> str:
