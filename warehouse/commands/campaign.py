@@ -22,9 +22,10 @@ from warehouse.commands.campaign_table import CYCLES, NOT_MEASURED, campaign_tab
 from warehouse.commands.plain_text import clipped, printable
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.commands.typeset import TYPESET, Typeset, typeset
+from warehouse.comparison.selection import require_studies
 from warehouse.comparison.words import SIMULATED_NOTE
 from warehouse.database import reading
-from warehouse.errors import EmptyWarehouse, WarehouseError
+from warehouse.errors import EmptyWarehouse
 from warehouse.export import export_campaigns_to_csv
 from warehouse.numerals import digits, interval, magnitude, number
 
@@ -103,8 +104,8 @@ def command(
     except EmptyWarehouse as error:
         click.echo(printable(error))
         return
-    if study is not None and studies and study not in studies:
-        raise WarehouseError(f"there is no study {study!r} in {database}; there are {', '.join(studies)}.", 2)
+    if study is not None and studies:
+        require_studies(studies, database, [study])
     if not groups and not n_simulated:
         click.echo(printable(EmptyWarehouse(database)))
         return
