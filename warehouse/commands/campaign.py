@@ -23,7 +23,7 @@ from warehouse.commands.plain_text import clipped, printable
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.commands.typeset import TYPESET, Typeset, typeset
 from warehouse.comparison.selection import require_studies
-from warehouse.comparison.words import SIMULATED_NOTE
+from warehouse.comparison.words import SIMULATED_NOTE, WHERE_MEASURED
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse
 from warehouse.export import export_campaigns_to_csv
@@ -48,8 +48,8 @@ _WIDEST = 1000
 _WIDTH_OF_A_FILE = 110
 
 _WHERE = {
-    "energy_per_output_token_j": "energy is, on NVIDIA GPUs",
-    "itl_mean_ms": "ITL is, where every token has its time (vllm.token_times, trt.token_times)",
+    "energy_per_output_token_j": f"energy is, {WHERE_MEASURED['energy']}",
+    "itl_mean_ms": f"ITL is, {WHERE_MEASURED['itl']}",
 }
 """Where a figure is measured that is missing."""
 

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from warehouse.compare import Comparison, MetricComparison, Sides
 
 NOT_MEASURED = "-"
+WHERE_MEASURED = {
+    "energy": "on NVIDIA GPUs",
+    "itl": "where every token has its time (vllm.token_times, trt.token_times)",
+}
+"""Of what is not measured everywhere."""
 SIMULATED_NOTE = "Energy on simulated GPUs proves nothing."
 _SHOWN_DIFFERENCES = 6
 NAMES = {
