@@ -7,10 +7,12 @@ CSV injection: names and messages come from anywhere. JSON and Parquet keep ever
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import math
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -74,9 +76,9 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """
     # Through a link, as a shell would write; a pipe or a device cannot be replaced.
     target = Path(os.path.realpath(path))
-    replaced = not target.exists() or target.is_file()
-    written = scratch_beside(target) if replaced else target
     with _explained(path, "Give a file in a folder that exists and can be written.", 2):
+        replaced = _can_be_replaced(target)
+        written = scratch_beside(target) if replaced else target
         stream = written.open("wb")
     hint = "Make room there, or give another file."
     try:
@@ -96,11 +98,21 @@ def scratch_beside(target: Path) -> Path:
     return target.with_name(f".warehouse-{secrets.token_hex(4)}.tmp")
 
 
+def _can_be_replaced(target: Path) -> bool:
+    """Asked before any work is done, so that a name that no file can have is refused then."""
+    try:
+        return stat.S_ISREG(target.stat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
 @contextmanager
 def _explained(path: Path, hint: str, exit_code: int = 1) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            hint = "Give a shorter name."
         raise WarehouseError(f"{path} cannot be written ({error.strerror}). {hint}", exit_code) from None
 
 

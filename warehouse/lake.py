@@ -21,6 +21,7 @@ from duckdb import DuckDBPyConnection
 from pydantic_core import to_json
 
 from warehouse.campaign import known_studies
+from warehouse.comparison.selection import require_studies
 from warehouse.database import MEMORY_LIMIT, exporting
 from warehouse.database_file import cannot_be_written
 from warehouse.errors import WarehouseError
@@ -251,10 +252,8 @@ def _chosen(
         named: from a column of names to what stands for it in each of the many rows of a run.
     """
     with exporting(database, wait_s, scratch) as connection:
-        if study is not None and study not in (studies := known_studies(connection)):
-            raise WarehouseError(
-                f"there is no study {study!r} in {database}; there are {', '.join(studies) or 'none'}.", 2
-            )
+        if study is not None:
+            require_studies(known_studies(connection), database, [study])
         names = {name: named(name) for name in PARTITIONED_BY}
         connection.execute(_CHOSEN_RUNS.format(**names), {"study": study, "include_all": include_all})
         connection.execute(_CHOSEN_CAMPAIGNS.format(**names), {"study": study, "include_all": include_all})

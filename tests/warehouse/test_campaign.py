@@ -349,8 +349,14 @@ def test_nothing_to_show_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureF
     assert "warehouse ingest DIR" in capsys.readouterr().out
 
 
-def test_unknown_study_names_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(tmp_path / "results", make_result(study="nightly"))
+def test_an_unknown_study_is_the_same_line_with_near_names_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, study in enumerate(("nightly", "else"), start=1):
+        save(tmp_path / "results", make_result(number, study=study))
     groups_of(tmp_path)
-    assert warehouse("campaign", "--study", "nighly", db=tmp_path / "w.duckdb") == 2
-    assert "nightly" in capsys.readouterr().err
+    db = tmp_path / "w.duckdb"
+    for study, there in (("nighly", "did you mean nightly?"), ("0815", "there are else, nightly.")):
+        for asked in (("campaign",), ("report", "-o", tmp_path / "r.html"), ("export", "-o", tmp_path / "lake")):
+            assert warehouse(*asked, "--study", study, db=db) == 2
+            assert f"there is no study '{study}' in {db}; {there}" in capsys.readouterr().err

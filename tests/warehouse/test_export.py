@@ -26,6 +26,7 @@ from warehouse.export import (
     export_campaigns_to_csv,
     export_to_csv,
     export_to_json,
+    new_file,
 )
 from warehouse.lake import MANIFEST, TABLES
 
@@ -133,6 +134,14 @@ class TestOfResults:
                 export([make_result()], tmp_path / where)
             assert caught.value.exit_code == 2
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_a_name_that_no_file_can_have_is_refused_before_the_work(self, tmp_path: Path) -> None:
+        target = tmp_path / ("a" * 300 + ".csv")
+        said = pytest.raises(WarehouseError, match=r"cannot be written .*Give a shorter name\.$")
+        with said as caught, new_file(target):
+            pytest.fail("it was opened")
+        assert caught.value.exit_code == 2
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_failing_export_leaves_the_old_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("old")

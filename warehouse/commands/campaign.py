@@ -22,8 +22,10 @@ from warehouse.commands.campaign_table import CYCLES, NOT_MEASURED, campaign_tab
 from warehouse.commands.plain_text import clipped, printable
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.commands.typeset import TYPESET, Typeset, typeset
+from warehouse.comparison.selection import require_studies
+from warehouse.comparison.words import SIMULATED_NOTE, WHERE_MEASURED
 from warehouse.database import reading
-from warehouse.errors import EmptyWarehouse, WarehouseError
+from warehouse.errors import EmptyWarehouse
 from warehouse.export import export_campaigns_to_csv
 from warehouse.numerals import digits, interval, magnitude, number
 
@@ -46,8 +48,8 @@ _WIDEST = 1000
 _WIDTH_OF_A_FILE = 110
 
 _WHERE = {
-    "energy_per_output_token_j": "energy is, on NVIDIA GPUs",
-    "itl_mean_ms": "ITL is, where every token has its time (vllm.token_times, trt.token_times)",
+    "energy_per_output_token_j": f"energy is, {WHERE_MEASURED['energy']}",
+    "itl_mean_ms": f"ITL is, {WHERE_MEASURED['itl']}",
 }
 """Where a figure is measured that is missing."""
 
@@ -102,8 +104,8 @@ def command(
     except EmptyWarehouse as error:
         click.echo(printable(error))
         return
-    if study is not None and studies and study not in studies:
-        raise WarehouseError(f"there is no study {study!r} in {database}; there are {', '.join(studies)}.", 2)
+    if study is not None and studies:
+        require_studies(studies, database, [study])
     if not groups and not n_simulated:
         click.echo(printable(EmptyWarehouse(database)))
         return
@@ -112,7 +114,7 @@ def command(
         return
     if style != "blocks":
         names, rows = campaign_table(groups, SHOWN, _mean_and_interval)
-        notes = [_TABLE_NOTE, *_footnotes(groups, n_simulated, percentile=False)]
+        notes = [_TABLE_NOTE, *_table_notes(groups, include_all), *_footnotes(groups, n_simulated, percentile=False)]
         click.echo(typeset(style, names, rows, notes, names.index(CYCLES)))
         return
     console = PipedConsole(_WIDTH_OF_A_FILE)
@@ -256,11 +258,19 @@ def _known(value: object) -> str:
     return NOT_MEASURED if value is None else str(value)
 
 
+def _table_notes(groups: Sequence[CampaignGroup], include_all: bool) -> Iterator[str]:
+    """What the blocks say at each count."""
+    if any(group.n_invalid for group in groups):
+        yield "Invalid cycles are among those counted." if include_all else "Invalid cycles are left out."
+
+
 def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile: bool = True) -> Iterator[str]:
     """
     Args:
         percentile: whether that interval is shown, too.
     """
+    if any(group.is_simulated for group in groups):
+        yield SIMULATED_NOTE
     shown = [group.figures[metric] for group in groups for metric in SHOWN if metric in group.figures]
     sizes = sorted({figures.n_samples for figures in shown})
     covered = [

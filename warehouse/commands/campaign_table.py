@@ -21,6 +21,7 @@ _CONDITIONS: dict[str, Callable[[CampaignGroup], object]] = {
     "hardware": lambda group: (
         f"{group.hardware} x{group.gpu_count}" if group.hardware and group.gpu_count else group.hardware
     ),
+    "simulated": lambda group: "yes" if group.is_simulated else "no",
     "driver": lambda group: group.driver_version,
     "limit (W)": lambda group: (
         MIXED
@@ -51,7 +52,7 @@ def campaign_table(
     rows = [
         [
             *(_known(_CONDITIONS[name](group)) for name in conditions),
-            str(group.n_cycles),
+            _cycles(group),
             *(show(group.figures[metric]) if metric in group.figures else NOT_MEASURED for metric in measured),
         ]
         for group in groups
@@ -62,6 +63,8 @@ def campaign_table(
 def _telling(groups: Sequence[CampaignGroup]) -> list[str]:
     shown = {name for name, of in _CONDITIONS.items() if len({str(of(group)) for group in groups}) > 1}
     shown -= {"config", "campaign"}
+    if any(group.is_simulated for group in groups):
+        shown.add("simulated")
     shown |= {name for name in _ALWAYS if any(_CONDITIONS[name](group) is not None for group in groups)}
     if any(group.experiment for group in groups):
         shown.add("experiment")
@@ -69,6 +72,12 @@ def _telling(groups: Sequence[CampaignGroup]) -> list[str]:
         if len({tuple(str(_CONDITIONS[one](group)) for one in shown) for group in groups}) < len(groups):
             shown.add(name)
     return [name for name in _CONDITIONS if name in shown]
+
+
+def _cycles(group: CampaignGroup) -> str:
+    """And beside them what did not become one: five survivors are not five of five."""
+    lost = [f"{n} {what}" for n, what in ((group.n_invalid, "invalid"), (group.n_failed, "failed")) if n]
+    return f"{group.n_cycles} ({', '.join(lost)})" if lost else str(group.n_cycles)
 
 
 def _known(value: object) -> str:

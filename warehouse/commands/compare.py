@@ -198,6 +198,7 @@ def _side(campaign: Campaign, n_cycles: int, n_failed: int, output_length: float
         "campaign_id": campaign.id,
         **{name: campaign.columns.get(name) for name in ("study", "experiment", "measurement_config_hash", "backend")},
         "hardware": campaign.columns.get("hardware"),
+        "is_simulated": bool(campaign.columns.get("is_simulated")),
         "n_cycles": n_cycles,
         "n_failed": n_failed,
         "n_invalid": campaign.columns.get("n_invalid"),

@@ -13,8 +13,9 @@ from warehouse.commands.plain_text import printable
 Typeset = Literal["markdown", "latex"]
 TYPESET: tuple[Typeset, ...] = get_args(Typeset)
 
-# A bracket does so only where it begins a link; intervals have them, too.
-_MEANS_SOMETHING = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\][(\[:]))")
+_MEANS_SOMETHING = re.compile(r"([\\`*_<>|~&\[\]])")
+# Behind the end of a row, LaTeX takes these for an argument of it.
+_TAKEN_BY_THE_ROW_ABOVE = re.compile(r"^(\s*)(?=[\[*])", re.MULTILINE)
 
 
 def typeset(
@@ -25,15 +26,19 @@ def typeset(
     Args:
         names: of the columns.
         rows: as many cells as names.
-        n_words: columns that hold words; the others, behind them, hold figures.
+        n_words: columns that hold words; the others, behind them, hold figures, which nobody else wrote.
     """
     align = [*["left"] * n_words, *["right"] * (len(names) - n_words)]
     cells = [[printable(cell) for cell in row] for row in (names, *rows)]
     if style == "markdown":
-        cells = [[_in_markdown(cell) for cell in row] for row in cells]
+        # A figure's brackets are those of its interval, and stay readable.
+        escaped = [[*map(_in_markdown, row[:n_words]), *row[n_words:]] for row in cells[1:]]
+        cells = [[*map(_in_markdown, cells[0])], *escaped]
     # tabulate escapes what LaTeX takes for commands, and nothing for Markdown.
     form = "latex_booktabs" if style == "latex" else "pipe"
     table = tabulate(cells[1:], cells[0], tablefmt=form, colalign=align, disable_numparse=True)
+    if style == "latex":
+        table = _TAKEN_BY_THE_ROW_ABOVE.sub(r"\1{}", table)
     return table if not notes else f"{table}\n\n{typeset_notes(style, notes)}"
 
 

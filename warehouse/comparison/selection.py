@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from warehouse.commands.plain_text import clipped
+from warehouse.commands.plain_text import clipped, printable
 from warehouse.errors import WarehouseError
 
 CONDITIONS = ("study", "image", "driver_version", "power_limits_w", "model_commit")
@@ -145,6 +147,18 @@ def differences(a: Campaign, b: Campaign) -> list[str]:
     # Of two backends, each has a section that the other lacks: their name says it.
     hidden = (*_BACKEND_SECTIONS, "config.backend") if a.get("backend") != b.get("backend") else ()
     return [name for name in names if not _is_named(name, hidden) and a.get(name) != b.get(name)]
+
+
+def require_studies(known: Sequence[str], database: Path, studies: Sequence[str]) -> None:
+    """
+    Raises:
+        WarehouseError: one of `studies` is not among those that the database has.
+    """
+    for study in studies:
+        if study not in known:
+            near = get_close_matches(study, known, n=3, cutoff=0.5)
+            there = f"did you mean {listed(near)}?" if near else f"there are {listed(known) or 'none'}."
+            raise WarehouseError(f"there is no study {quoted(study)} in {printable(database)}; {there}", 2)
 
 
 def known_names(campaigns: Sequence[Campaign]) -> str:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from warehouse.compare import Comparison, MetricComparison, Sides
 
 NOT_MEASURED = "-"
+WHERE_MEASURED = {
+    "energy": "on NVIDIA GPUs",
+    "itl": "where every token has its time (vllm.token_times, trt.token_times)",
+}
+"""Of what is not measured everywhere."""
+SIMULATED_NOTE = "Energy on simulated GPUs proves nothing."
 _SHOWN_DIFFERENCES = 6
 NAMES = {
     "energy_per_output_token_j": "energy per output token",
@@ -74,6 +80,7 @@ def title(campaign: Campaign) -> str:
     parts += [f"batch {columns['batch_size']}"] if columns.get("batch_size") is not None else []
     count = columns.get("gpu_count")
     parts.append(f"{shown(columns.get('hardware'))}{f' x{count}' if count else ''}")
+    parts += ["simulated"] if columns.get("is_simulated") else []
     return "  ".join(parts)
 
 
@@ -166,6 +173,8 @@ def gate_line(decision: Decision) -> str:
 
 def footnotes(found: Sides) -> Iterator[str]:
     """What holds for all of it."""
+    if any(campaign.columns.get("is_simulated") for one in found.comparisons for campaign in (one.a, one.b)):
+        yield SIMULATED_NOTE
     for side, alone in (("A", found.alone_a), ("B", found.alone_b)):
         if alone:
             labels = listed([campaign.label() for campaign in alone], _SHOWN_DIFFERENCES)

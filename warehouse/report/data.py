@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from warehouse.campaign import CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
-from warehouse.commands.plain_text import clipped, printable
-from warehouse.comparison.selection import listed, quoted
+from warehouse.commands.plain_text import clipped
+from warehouse.comparison.selection import require_studies
 from warehouse.comparison.words import NAMES, name_of
-from warehouse.errors import WarehouseError
 from warehouse.numerals import digits, interval, number
 from warehouse.report import troubles
 from warehouse.report.comparing import Compared
@@ -106,19 +104,6 @@ class ReportData:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def require_studies(connection: DuckDBPyConnection, database: Path, studies: Sequence[str]) -> None:
-    """
-    Raises:
-        WarehouseError: one of them is not there.
-    """
-    known = known_studies(connection)
-    for study in studies:
-        if study not in known:
-            near = get_close_matches(study, known, n=3, cutoff=0.5)
-            there = f"did you mean {listed(near)}?" if near else f"there are {listed(known) or 'none'}."
-            raise WarehouseError(f"there is no study {quoted(study)} in {printable(database)}; {there}", 2)
-
-
 def read_report(
     connection: DuckDBPyConnection,
     database: Path,
@@ -137,7 +122,7 @@ def read_report(
     Raises:
         WarehouseError: there is no such study.
     """
-    require_studies(connection, database, studies)
+    require_studies(known_studies(connection), database, studies)
     wanted: list[str | None] = list(dict.fromkeys(studies)) or [None]
     groups = [group for one in wanted for group in campaign_groups(connection, one, include_all=include_all)]
     measured = [group for group in groups if group.campaign_id is not None]

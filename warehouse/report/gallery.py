@@ -9,6 +9,7 @@ from typing import Any
 
 from altair.utils.schemapi import debug_mode
 
+from warehouse.comparison.words import WHERE_MEASURED
 from warehouse.report.charts import (
     NARROW,
     SECOND_LINE,
@@ -25,11 +26,6 @@ from warehouse.report.latency_charts import LATENCY_NAMES, latency_chart, latenc
 from warehouse.report.ratio_charts import ratio_charts
 from warehouse.report.run_charts import drift_chart, drift_metric, gpu_chart
 from warehouse.report.trace_charts import TRACES, trace_chart
-
-_WHERE = {
-    "energy": "Energy is measured on NVIDIA GPUs.",
-    "itl": "It is measured where every token has its time (vllm.token_times, trt.token_times).",
-}
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,12 @@ def _metrics(data: ReportData) -> Iterator[Chart | Missing]:
         if any(row[f"{metric.key}_mean"] is not None for row in data.campaigns):
             yield metric_chart(metric, data)
         else:
-            reason = f"Not measured in any cycle. {_WHERE.get(metric.key, '')}".strip()
+            reason = f"Not measured in any cycle. {_where(metric.key)}".strip()
             yield Missing(metric.key, "metrics", f"{capital(metric.name)}, by configuration", reason)
+
+
+def _where(key: str) -> str:
+    return f"It is measured {WHERE_MEASURED[key]}." if key in WHERE_MEASURED else ""
 
 
 def _fronts(data: ReportData) -> Iterator[Chart | Missing]:
@@ -81,7 +81,7 @@ def _latencies(data: ReportData) -> Iterator[Chart | Missing]:
         if any(row[f"{kind}_p50"] is not None for row in data.campaigns):
             yield latency_chart(kind, data)
         else:
-            reason = f"No run has these times of its requests. {_WHERE.get(kind, '')}".strip()
+            reason = f"No run has these times of its requests. {_where(kind)}".strip()
             yield Missing(f"requests-{kind}", "latencies", latency_title(kind), reason)
 
 
