@@ -138,6 +138,15 @@ class TestCases:
         assert len(drawn) <= 600
         assert max(row["power"] for row in drawn) == 399.0
 
+    def test_what_wanders_from_nothing_has_no_change_in_percent(self, root: Path, db: Path, target: Path) -> None:
+        for number in range(1, 7):
+            save(root, make_result(number, energy_j=10.0 * (number - 1), study="s"))
+        ingested(root, db)
+        found = made(db, target)
+        assert "1 figure of a campaign wanders steadily with time, where chance alone would make about" in found.text
+        assert "look so." in found.text
+        assert "from first to last of" not in found.text
+
 
 class TestBadInput:
     def test_an_unknown_study_is_one_line_with_near_names(
