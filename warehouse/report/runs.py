@@ -142,18 +142,19 @@ def read_traces(connection: DuckDBPyConnection, campaigns: Sequence[Row], place:
     """Power and temperature of a few runs: the middle one by energy of the campaigns that take least energy.
 
     Returns:
-        Of each its campaign, the measured window (s) and ``points``: of each GPU all samples, or if they are many the
-        lowest and the highest of each of 150 stretches of time.
+        Of each its campaign, the measured window (s), how many GPUs have samples and ``points``: of each of the first
+        eight GPUs all samples, or if they are many the lowest and the highest of each of 150 stretches of time.
     """
     candidates = _candidates(campaigns)
     found = connection.execute(
         """
-        SELECT campaign_id, experiment_key, experiment_id, window_from_s, window_to_s
+        SELECT campaign_id, experiment_key, experiment_id, window_from_s, window_to_s,
+            (SELECT count(DISTINCT gpu_index) FROM samples WHERE samples.experiment_key = chosen.experiment_key)
         FROM (
             SELECT *, median(energy_per_output_token_j) OVER (PARTITION BY campaign_id) AS middle
             FROM temp.cycles
             WHERE campaign_id IN (SELECT unnest($ids::VARCHAR[]))
-        )
+        ) AS chosen
         SEMI JOIN samples USING (experiment_key)
         QUALIFY row_number() OVER (
             PARTITION BY campaign_id ORDER BY abs(energy_per_output_token_j - middle) NULLS LAST, experiment_id
@@ -170,9 +171,10 @@ def read_traces(connection: DuckDBPyConnection, campaigns: Sequence[Row], place:
             "run": clipped(experiment_id),
             "from": start,
             "to": end,
+            "n_gpus": n_gpus,
             "points": _points(connection, key),
         }
-        for campaign_id, key, experiment_id, start, end in chosen
+        for campaign_id, key, experiment_id, start, end, n_gpus in chosen
     ]
 
 

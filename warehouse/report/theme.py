@@ -23,6 +23,17 @@ SHAPES = (
     "triangle-right",
     "triangle-left",
 )
+DASHES = (
+    (1, 0),
+    (7, 3),
+    (2, 2),
+    (9, 3, 2, 3),
+    (14, 4),
+    (5, 2, 1, 2, 1, 2),
+    (1, 5),
+    (14, 2, 5, 2),
+)
+"""Of lines: on and off in turn (px)."""
 INK = ("#1b1f24", "#e6e8eb")
 SOFT = ("#545b64", "#b3b9c1")
 """Of text that says less; light and dark, as in page.css."""
@@ -32,6 +43,8 @@ VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Version that Altair writes for."""
 _LETTER = 6.8
 _BESIDE = 36
+# Long enough for the longest dash to be seen once (px).
+_LEGEND_LINE = 26
 # Values that differ more than this are on a logarithmic axis.
 _LOG_FROM = 20
 # Of a label in a legend (px); and letters that Vega shows of it.
@@ -71,17 +84,40 @@ def backend_shape(backends: Sequence[str]) -> alt.Shape:
     )
 
 
-def series_colour(field: str, names: Sequence[str]) -> alt.Color:
+def series_colour(field: str, names: Sequence[str], **of_symbols: Any) -> alt.Color:
     """Of things that are no backends, such as GPUs."""
-    colours = _colours(range(len(names)))
-    return alt.Color(f"{field}:N", title=None, legend=legend(names), scale=alt.Scale(domain=list(names), range=colours))
+    return alt.Color(
+        f"{field}:N",
+        title=None,
+        legend=legend(names, **of_symbols),
+        scale=alt.Scale(domain=list(names), range=_colours(range(len(names)))),
+    )
+
+
+def line_of_series(field: str, names: Sequence[str]) -> dict[str, Any]:
+    """Colour and dash of lines, with one legend for both."""
+    symbols: dict[str, Any] = {
+        "symbolType": "stroke",
+        "symbolSize": _LEGEND_LINE**2,
+        "symbolStrokeWidth": 2,
+        "symbolFillColor": "transparent",
+    }
+    dashes = [list(DASHES[at % len(DASHES)]) for at in range(len(names))]
+    dash = alt.StrokeDash(
+        f"{field}:N",
+        title=None,
+        legend=legend(names, **symbols),
+        scale=alt.Scale(domain=list(names), range=dashes),
+    )
+    return {"color": series_colour(field, names, **symbols), "strokeDash": dash}
 
 
 def legend(names: Sequence[str], **of_symbols: Any) -> alt.Legend | None:
     """In as many columns as there is room for; None where there is nothing to tell apart."""
     if len(names) < 2:
         return None
-    column = _LETTER * min(max(map(len, names)), _LONGEST) + _BESIDE
+    beside = _BESIDE + (_LEGEND_LINE if of_symbols.get("symbolType") == "stroke" else 0)
+    column = _LETTER * min(max(map(len, names)), _LONGEST) + beside
     return alt.Legend(columns=alt.ExprRef(f"max(1, min({len(names)}, floor(width / {column:.0f})))"), **of_symbols)
 
 
