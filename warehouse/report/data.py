@@ -87,7 +87,8 @@ class ReportData:
         studies: asked for; empty is all there are.
         only_failed: configurations without any result (groups).
         compared: two sides; then the report is on their campaigns alone.
-        gpus: how each GPU differs from its fellows, as `drift_by_gpu` has it.
+        gpus: how each GPU differs from its fellows, as `drift_by_gpu` has it; of those that differ most.
+        n_gpus: how many there are that have fellows.
     """
 
     database: str
@@ -100,6 +101,7 @@ class ReportData:
     works: Sequence[Work]
     traces: Sequence[Row]
     gpus: Sequence[Row]
+    n_gpus: int
     troubles: Troubles
     only_failed: Sequence[Row] = ()
     compared: Compared | None = None
@@ -163,10 +165,14 @@ def read_report(
         notes.append(
             f"Only {len(cycles):,} of {n_cycles:,} cycles are drawn; means and intervals are over all of them."
         )
+    if n_cycles > MOST_IDS:
+        notes.append(
+            f"Cycles are drawn without their experiment_id: there are {n_cycles:,}, which is more than {MOST_IDS:,}."
+        )
     return ReportData(
         database=clipped(database),
         made_at=made_at,
-        studies=[clipped(study) for study in studies],
+        studies=[clipped(study) for study in dict.fromkeys(studies)],
         include_all=include_all,
         counts=_counts(connection, groups, [] if include_all or compared is not None else wanted),
         campaigns=campaigns,
@@ -174,6 +180,7 @@ def read_report(
         works=works,
         traces=read_traces(connection, campaigns, place),
         gpus=_gpus(connection),
+        n_gpus=_count_gpus(connection),
         troubles=found,
         only_failed=[_names(group) | {"n_failed": group.n_failed} for group in groups if group.campaign_id is None],
         compared=compared,
@@ -196,12 +203,13 @@ def _choose(
     named = _asked(connection, "study", "asked_studies", studies if studies else None)
     only = _asked(connection, "campaign_id", "asked_campaigns", campaign_ids)
     valid = "true" if include_all else "NOT (is_invalid OR is_simulated)"
+    real = "true" if include_all else "NOT is_simulated"
     connection.execute(
         f"""
         CREATE OR REPLACE TEMP VIEW cycles AS FROM main.runs WHERE NOT superseded AND {valid} AND {named} AND {only};
         -- A view of its own name would be looked for in itself.
         DROP TABLE IF EXISTS temp.invalid_runs;
-        CREATE TEMP TABLE invalid_runs AS FROM main.invalid_runs WHERE {named} AND {only};
+        CREATE TEMP TABLE invalid_runs AS FROM main.invalid_runs WHERE {named} AND {only} AND {real};
         DROP TABLE IF EXISTS temp.standing_failures;
         CREATE TEMP TABLE standing_failures AS FROM main.standing_failures AS failed WHERE {named}
         """
@@ -364,3 +372,10 @@ def _gpus(connection: DuckDBPyConnection) -> list[Row]:
         for uuid, hardware, metric, n, ratio, std in found
         if ratio is not None
     ]
+
+
+def _count_gpus(connection: DuckDBPyConnection) -> int:
+    ((count,),) = connection.execute(
+        "SELECT count(DISTINCT gpu_uuid) FROM drift_by_gpu WHERE mean_ratio IS NOT NULL"
+    ).fetchall()
+    return int(count)

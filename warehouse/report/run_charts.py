@@ -213,7 +213,12 @@ def _drift_sentence(data: ReportData) -> str:
 def _gpu_sentence(data: ReportData) -> str:
     worst = max(data.gpus, key=lambda row: abs(row["ratio"]))
     n = len({row["uuid"] for row in data.gpus})
+    which = (
+        f"{n} GPUs, those that differ most first"
+        if n == data.n_gpus
+        else (f"{n} of {data.n_gpus:,} GPUs, those that differ most")
+    )
     return (
-        f"{n} GPUs, those that differ most first. Most: {worst['uuid']}, {100 * worst['ratio']:+.1f} % in "
+        f"{which}. Most: {worst['uuid']}, {100 * worst['ratio']:+.1f} % in "
         f"{worst['metric']}. Lines are one standard deviation of its cycles either way."
     )
