@@ -232,9 +232,21 @@ def _choose(
     types = {"campaign_id": pa.string()} | {metric.column: pa.float64() for metric in METRICS}
     connection.register("means", pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()}))
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE campaigns AS FROM main.campaign_groups JOIN means USING (campaign_id)"
+        """
+        CREATE OR REPLACE TEMP TABLE chosen_campaigns AS FROM main.campaign_groups JOIN means USING (campaign_id);
+        CREATE OR REPLACE TEMP TABLE fronts (campaign_id VARCHAR, on_throughput_front BOOLEAN, on_ttft_front BOOLEAN)
+        """
     )
     connection.unregister("means")
+    # What is simulated proves nothing against what was measured.
+    for simulated in ("is_simulated", "NOT is_simulated"):
+        connection.execute(
+            f"""
+            CREATE OR REPLACE TEMP VIEW campaigns AS FROM temp.chosen_campaigns WHERE {simulated};
+            INSERT INTO temp.fronts SELECT campaign_id, on_throughput_front, on_ttft_front FROM pareto_front
+            """
+        )
+    connection.execute("CREATE OR REPLACE TEMP VIEW campaigns AS FROM temp.chosen_campaigns")
 
 
 def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGroup]) -> list[Row]:
@@ -246,7 +258,7 @@ def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGrou
             SELECT campaign_id, work_id, on_throughput_front, on_ttft_front, num_processes, n_gpu_sets,
                 epoch(first_start)
             FROM temp.campaigns
-            LEFT JOIN (SELECT campaign_id, on_throughput_front, on_ttft_front FROM pareto_front) USING (campaign_id)
+            LEFT JOIN temp.fronts USING (campaign_id)
             """
         ).fetchall()
     }

@@ -103,10 +103,14 @@ def test_a_run_without_gaps_has_no_chart_and_is_told_why(root: Path, db: Path) -
 
 def test_requests_of_one_token_are_not_among_those_that_have_a_time_per_token(root: Path, db: Path) -> None:
     """Nor those without a first token's time; what is said, pointed at and listed is what the quantiles are over."""
-    requests = [{"output_tokens": 1}] * 6 + [{"output_tokens": 5, "e2e_ms": 90.0}] * 9 + [{"output_tokens": 1, "ttft_ms": None}]
+    requests = (
+        [{"output_tokens": 1}] * 6
+        + [{"output_tokens": 5, "e2e_ms": 90.0}] * 9
+        + [{"output_tokens": 1, "ttft_ms": None}]
+    )
     table = requests_table(16, e2e_ms=10.0).to_pylist()
-    rows_ = [row | own for row, own in zip(table, requests, strict=True)]
-    make_result(1, study="s", n_requests=16).save(root, requests=pa.Table.from_pylist(rows_, schema=REQUESTS_SCHEMA))
+    saved = pa.Table.from_pylist([row | own for row, own in zip(table, requests, strict=True)], schema=REQUESTS_SCHEMA)
+    make_result(1, study="s", n_requests=16).save(root, requests=saved)
     assert warehouse("ingest", root, db=db) == 0
     with reading(db, 5) as connection:
         data = read_report(connection, db, [], include_all=False, made_at=_NOW)
