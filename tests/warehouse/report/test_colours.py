@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,9 +68,10 @@ def test_both_ways_into_the_dark_are_the_same() -> None:
 
 def _look(backends: Sequence[str]) -> list[tuple[str, str]]:
     """Colour and shape of each."""
-    colours = backend_colour(backends).to_dict()["scale"]["range"]
-    shapes = backend_shape(backends).to_dict()["scale"]["range"]
-    return [(colour["expr"], shape) for colour, shape in zip(colours, shapes, strict=True)]
+    colour: Any = backend_colour(backends).to_dict()
+    shape: Any = backend_shape(backends).to_dict()
+    pairs = zip(colour["scale"]["range"], shape["scale"]["range"], strict=True)
+    return [(one["expr"], other) for one, other in pairs]
 
 
 def test_every_backend_has_a_shape_of_its_own() -> None:
