@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from warehouse.commands.typeset import typeset_notes
 from warehouse.comparison.selection import listed
-from warehouse.report.charts import WINDOW, Chart, capital, cycles_in_words, ranking
+from warehouse.report.charts import WINDOW, Chart, capital, cycles_in_words, rank_metric, ranking
 from warehouse.report.data import METRICS, ReportData, Row
 from warehouse.report.pictures import MOST_WORKS, Picture, PictureFormat
 
@@ -85,8 +85,8 @@ def _campaigns(picture: Picture, data: ReportData) -> Iterator[str]:
     drawn = _drawn(picture, data)
     scope = picture.chart.sources[0].scope
     if scope == "window" and len(data.campaigns) > WINDOW:
-        by_energy = any(row["energy_mean"] is not None for row in data.campaigns)
-        order = "least energy per output token" if by_energy else f"most {METRICS[1].name}"
+        metric = rank_metric(data.campaigns)
+        order = f"{'least' if metric.less_is_better else 'most'} {metric.name}"
         yield f"Of {len(data.campaigns):,} configurations the first {WINDOW} are drawn, {order} first."
     if picture.chart.section == "fronts":
         on_front = [row["label"] for row in drawn if row[f"{picture.chart.name.partition('-')[2]}_front"]]
@@ -94,9 +94,18 @@ def _campaigns(picture: Picture, data: ReportData) -> Iterator[str]:
             f" and {len(on_front) - _MOST_ON_FRONT} more." if len(on_front) > _MOST_ON_FRONT else "."
         )
     if drawn:
+        count = _count_of_cycles(picture.chart)
+        drawn = [row for row in drawn if row[count]]
         n = "1 configuration" if len(drawn) == 1 else f"{len(drawn):,} configurations"
-        cycles = 1 if scope == "run" else sum(row["n_cycles"] for row in drawn)
+        cycles = 1 if scope == "run" else sum(row[count] for row in drawn)
         yield f"{capital(cycles_in_words(cycles))} of {n}."
+
+
+def _count_of_cycles(chart: Chart) -> str:
+    """Field with how many cycles a chart shows: those that have its metric, if it is of one alone."""
+    needs = {need.removesuffix("_mean") for need in chart.sources[0].needs}
+    (key,) = needs if len(needs) == 1 else ("",)
+    return f"{key}_n" if any(metric.key == key for metric in METRICS) else "n_cycles"
 
 
 def _drawn(picture: Picture, data: ReportData) -> list[Row]:

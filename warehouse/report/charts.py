@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 
 from warehouse.numerals import rough
-from warehouse.report.data import Metric, ReportData, Row
+from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.fronts import ends
 from warehouse.report.theme import (
     CARD,
@@ -265,7 +265,13 @@ def finished(chart: alt.LayerChart | alt.Chart, title: str, height: int) -> dict
     return spec
 
 
+def rank_metric(campaigns: Sequence[Row]) -> Metric:
+    """What configurations are ordered by at first: the first metric that is measured, as in rows.js."""
+    return next((one for one in METRICS if any(row[f"{one.key}_mean"] is not None for row in campaigns)), METRICS[0])
+
+
 def ranking(campaigns: Sequence[Row]) -> list[Row]:
-    """Least energy first; where none was measured, the fastest."""
-    key, sign = ("energy_mean", 1) if any(row["energy_mean"] is not None for row in campaigns) else ("speed_mean", -1)
+    """The best first by `rank_metric`."""
+    metric = rank_metric(campaigns)
+    key, sign = f"{metric.key}_mean", 1 if metric.less_is_better else -1
     return sorted(campaigns, key=lambda row: (row[key] is None, sign * (row[key] or 0.0), row["c"]))

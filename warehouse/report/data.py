@@ -85,7 +85,8 @@ class ReportData:
         studies: asked for; empty is all there are.
         only_failed: configurations without any result (groups).
         compared: two sides; then the report is on their campaigns alone.
-        gpus: how each GPU differs from its fellows, as `drift_by_gpu` has it.
+        gpus: how each GPU differs from its fellows, as `drift_by_gpu` has it; of those that differ most.
+        n_gpus: how many there are that have fellows.
     """
 
     database: str
@@ -98,6 +99,7 @@ class ReportData:
     works: Sequence[Work]
     traces: Sequence[Row]
     gpus: Sequence[Row]
+    n_gpus: int
     troubles: Troubles
     only_failed: Sequence[Row] = ()
     compared: Compared | None = None
@@ -148,10 +150,14 @@ def read_report(
         notes.append(
             f"Only {len(cycles):,} of {n_cycles:,} cycles are drawn; means and intervals are over all of them."
         )
+    if n_cycles > MOST_IDS:
+        notes.append(
+            f"Cycles are drawn without their experiment_id: there are {n_cycles:,}, which is more than {MOST_IDS:,}."
+        )
     return ReportData(
         database=clipped(database),
         made_at=made_at,
-        studies=[clipped(study) for study in studies],
+        studies=[clipped(study) for study in dict.fromkeys(studies)],
         include_all=include_all,
         counts=_counts(connection, groups, [] if include_all or compared is not None else wanted),
         campaigns=campaigns,
@@ -159,6 +165,7 @@ def read_report(
         works=works,
         traces=read_traces(connection, campaigns, place),
         gpus=_gpus(connection),
+        n_gpus=_count_gpus(connection),
         troubles=found,
         only_failed=[_names(group) | {"n_failed": group.n_failed} for group in groups if group.campaign_id is None],
         compared=compared,
@@ -181,12 +188,13 @@ def _choose(
     named = _asked(connection, "study", "asked_studies", studies if studies else None)
     only = _asked(connection, "campaign_id", "asked_campaigns", campaign_ids)
     valid = "true" if include_all else "NOT (is_invalid OR is_simulated)"
+    real = "true" if include_all else "NOT is_simulated"
     connection.execute(
         f"""
         CREATE OR REPLACE TEMP VIEW cycles AS FROM main.runs WHERE NOT superseded AND {valid} AND {named} AND {only};
         -- A view of its own name would be looked for in itself.
         DROP TABLE IF EXISTS temp.invalid_runs;
-        CREATE TEMP TABLE invalid_runs AS FROM main.invalid_runs WHERE {named} AND {only};
+        CREATE TEMP TABLE invalid_runs AS FROM main.invalid_runs WHERE {named} AND {only} AND {real};
         DROP TABLE IF EXISTS temp.standing_failures;
         CREATE TEMP TABLE standing_failures AS FROM main.standing_failures AS failed WHERE {named}
         """
@@ -209,9 +217,21 @@ def _choose(
     types = {"campaign_id": pa.string()} | {metric.column: pa.float64() for metric in METRICS}
     connection.register("means", pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()}))
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE campaigns AS FROM main.campaign_groups JOIN means USING (campaign_id)"
+        """
+        CREATE OR REPLACE TEMP TABLE chosen_campaigns AS FROM main.campaign_groups JOIN means USING (campaign_id);
+        CREATE OR REPLACE TEMP TABLE fronts (campaign_id VARCHAR, on_throughput_front BOOLEAN, on_ttft_front BOOLEAN)
+        """
     )
     connection.unregister("means")
+    # What is simulated proves nothing against what was measured.
+    for simulated in ("is_simulated", "NOT is_simulated"):
+        connection.execute(
+            f"""
+            CREATE OR REPLACE TEMP VIEW campaigns AS FROM temp.chosen_campaigns WHERE {simulated};
+            INSERT INTO temp.fronts SELECT campaign_id, on_throughput_front, on_ttft_front FROM pareto_front
+            """
+        )
+    connection.execute("CREATE OR REPLACE TEMP VIEW campaigns AS FROM temp.chosen_campaigns")
 
 
 def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGroup]) -> list[Row]:
@@ -223,7 +243,7 @@ def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGrou
             SELECT campaign_id, work_id, on_throughput_front, on_ttft_front, num_processes, n_gpu_sets,
                 epoch(first_start)
             FROM temp.campaigns
-            LEFT JOIN (SELECT campaign_id, on_throughput_front, on_ttft_front FROM pareto_front) USING (campaign_id)
+            LEFT JOIN temp.fronts USING (campaign_id)
             """
         ).fetchall()
     }
@@ -349,3 +369,10 @@ def _gpus(connection: DuckDBPyConnection) -> list[Row]:
         for uuid, hardware, metric, n, ratio, std in found
         if ratio is not None
     ]
+
+
+def _count_gpus(connection: DuckDBPyConnection) -> int:
+    ((count,),) = connection.execute(
+        "SELECT count(DISTINCT gpu_uuid) FROM drift_by_gpu WHERE mean_ratio IS NOT NULL"
+    ).fetchall()
+    return int(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -44,7 +45,14 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
         .mark_line(
             strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False
         )
-        .encode(x=x, y=y, order=alt.Order(f"{key}_mean:Q"), color=alt.value(themed(SOFT)))
+        .encode(
+            x=x,
+            y=y,
+            order=alt.Order(f"{key}_mean:Q"),
+            # Simulated ones are held against each other alone.
+            detail="simulated:N",
+            color=alt.value(themed(SOFT)),
+        )
     )
     # Where there are hundreds, their intervals would hide the points.
     faded = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45))
@@ -98,6 +106,7 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
                     *SETTINGS,
                     f"{key}_name",
                     front,
+                    "simulated",
                     *(f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval")),
                 ),
                 ("energy_mean", f"{key}_mean"),
@@ -154,19 +163,24 @@ def comparable(row: Row, other: Metric) -> bool:
 
 
 def _front_sentences(other: Metric, data: ReportData) -> tuple[str, ...]:
-    """How many are on the front, for each kind of work."""
+    """How many are on the front, for each kind of work; simulated ones are counted by themselves."""
     better = f"{'Left' if other.less_is_better else 'Right'} and low is better."
-    counts = [[0, 0] for _ in data.works]
-    for row in data.campaigns:
-        if comparable(row, other):
-            counts[row["work"]][0] += 1
-            counts[row["work"]][1] += row[f"{other.key}_front"]
     works = f" One of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""
     sentences = []
-    for work, (n, n_front) in zip(data.works, counts, strict=True):
-        are = "is" if n_front == 1 else "are"
-        line = "; the dashed line joins them" if n_front > 1 else ""
-        front = f"{n_front} of {n:,} configurations that did this work {are} beaten by none in both{line}. {better}"
-        few = {0: "no configuration has both figures.", 1: "a single configuration did this work."}
-        sentences.append(f"{work.label}: {few.get(n, front)}{works}")
+    for at, work in enumerate(data.works):
+        rows = [row for row in data.campaigns if row["work"] == at and comparable(row, other)]
+        counted = [row for row in rows if not row["simulated"]]
+        told = [_on_front(counted, other)] if counted or not rows else []
+        if len(counted) < len(rows):
+            simulated = _on_front([row for row in rows if row["simulated"]], other)
+            told.append(f"On simulated GPUs, held against each other alone: {simulated}")
+        sentences.append(f"{work.label}: {' '.join(told)}{f' {better}' if len(rows) > 1 else ''}{works}")
     return tuple(sentences)
+
+
+def _on_front(rows: Sequence[Row], other: Metric) -> str:
+    n, n_front = len(rows), sum(row[f"{other.key}_front"] for row in rows)
+    few = {0: "no configuration has both figures.", 1: "a single configuration did this work."}
+    are = "is" if n_front == 1 else "are"
+    line = "; the dashed line joins them" if n_front > 1 else ""
+    return few.get(n, f"{n_front} of {n:,} configurations that did this work {are} beaten by none in both{line}.")

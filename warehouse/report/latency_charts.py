@@ -30,6 +30,9 @@ LATENCY_NAMES = {
     "e2e": "end-to-end latency, arrival to last token",
 }
 
+_OF = {"itl": ", each between two deliveries of a request's tokens", "tpot": " of more than one token"}
+"""What they are that quantiles are over."""
+
 
 def latency_title(kind: str) -> str:
     return f"{capital(LATENCY_NAMES[kind])}: how {_counted(kind)} are spread"
@@ -40,11 +43,16 @@ def _counted(kind: str) -> str:
     return "gaps" if kind == "itl" else "requests"
 
 
+def _count(kind: str) -> str:
+    """Field with how many the quantiles are over."""
+    return "n_gaps" if kind == "itl" else f"n_{kind}_requests"
+
+
 def latency_chart(kind: str, data: ReportData) -> Chart:
     """Quantiles over all requests of each configuration, or over the gaps between its tokens."""
     backends = ordered_backends(row["backend"] for row in data.campaigns)
     axis = f"{LATENCY_NAMES[kind]} (ms)"
-    counts = {f"n_{_counted(kind)}": _counted(kind)}
+    counts = {_count(kind): _counted(kind)}
     if kind == "itl" and _some_are_left_out(data):
         counts["n_gaps_read"] = "gaps read"
     fields = {quantile: f"{kind}_{quantile}" for quantile in QUANTILES}
@@ -95,10 +103,10 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
 
 def _latency_sentence(kind: str, data: ReportData) -> str:
     rows = [row for row in data.campaigns if row[f"{kind}_p50"] is not None]
-    n = sum(row[f"n_{_counted(kind)}"] for row in rows)
+    n = sum(row[_count(kind)] for row in rows)
     least, most = min(row[f"{kind}_p50"] for row in rows), max(row[f"{kind}_p50"] for row in rows)
     medians = f"median {brief(least)} ms" if least == most else f"medians from {brief(least)} to {brief(most)} ms"
-    of = ", each between two deliveries of a request's tokens" if kind == "itl" else ""
+    of = _OF.get(kind, "")
     return (
         f"{n:,} {_counted(kind)}{of}, {medians}. The mark is the median, the thick line holds the middle half, the "
         f"thin one 90 % (from 40 {_counted(kind)} on), the stroke is the 99th percentile (from 200 on)."

@@ -198,17 +198,27 @@ def _drift_sentence(data: ReportData) -> str:
     if not n:
         return "No campaign with 5 cycles or more wanders steadily (correlation with time 0.9 or more, either way)."
     worst = data.troubles.drift.rows[0]
+    # Not known of any if the worst has none: from 0 there is no change in percent.
+    most = (
+        f"; most {100 * worst['relative_change']:+.1f} % from first to last of {cycles_in_words(worst['n_samples'])}"
+        if worst["relative_change"] is not None
+        else ""
+    )
     return (
         f"{n:,} {'figure of a campaign wanders' if n == 1 else 'figures of campaigns wander'} steadily with time, "
-        f"where chance alone would make about {rough(chance)} look so; most "
-        f"{100 * worst['relative_change']:+.1f} % from first to last of {cycles_in_words(worst['n_samples'])}."
+        f"where chance alone would make about {rough(chance)} look so{most}."
     )
 
 
 def _gpu_sentence(data: ReportData) -> str:
     worst = max(data.gpus, key=lambda row: abs(row["ratio"]))
     n = len({row["uuid"] for row in data.gpus})
+    which = (
+        f"{n} GPUs, those that differ most first"
+        if n == data.n_gpus
+        else (f"{n} of {data.n_gpus:,} GPUs, those that differ most")
+    )
     return (
-        f"{n} GPUs, those that differ most first. Most: {worst['uuid']}, {100 * worst['ratio']:+.1f} % in "
+        f"{which}. Most: {worst['uuid']}, {100 * worst['ratio']:+.1f} % in "
         f"{worst['metric']}. Lines are one standard deviation of its cycles either way."
     )

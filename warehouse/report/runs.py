@@ -63,28 +63,32 @@ def read_cycles(
 
 
 def read_latencies(connection: DuckDBPyConnection, campaigns: Sequence[Row], place: Mapping[str, int]) -> None:
-    """Give each campaign the quantiles over all requests of its cycles, as ``ttft_p50`` and so on (ms)."""
+    """Give each campaign the quantiles over all requests of its cycles, as ``ttft_p50`` and so on (ms).
+
+    ``n_ttft_requests`` and so on are how many these are over: a request of one token has no time per token after it.
+    """
     for row in campaigns:
-        row |= {"n_requests": 0} | {f"{name}_{quantile}": None for name in LATENCIES for quantile in QUANTILES}
+        row |= {f"n_{name}_requests": 0 for name in LATENCIES}
+        row |= {f"{name}_{quantile}": None for name in LATENCIES for quantile in QUANTILES}
     levels = list(QUANTILES.values())
     columns = ", ".join(
-        f"count({sql}), quantile_cont({sql}, {levels}) FILTER (isfinite({sql}))" for sql in LATENCIES.values()
+        f"count(*) FILTER (isfinite({sql})), quantile_cont({sql}, {levels}) FILTER (isfinite({sql}))"
+        for sql in LATENCIES.values()
     )
     found = connection.execute(
         f"""
-        SELECT campaign_id, count(*), {columns}
+        SELECT campaign_id, {columns}
         FROM requests
         JOIN (SELECT experiment_key, campaign_id FROM temp.cycles) USING (experiment_key)
         GROUP BY campaign_id
         """
     ).fetchall()
-    for campaign_id, count, *values in found:
+    for campaign_id, *values in found:
         if campaign_id not in place:
             continue
         row = campaigns[place[campaign_id]]
-        row["n_requests"] = count
         for name, n, quantiles in zip(LATENCIES, values[::2], values[1::2], strict=True):
-            row |= _quantiles(name, n, quantiles)
+            row |= {f"n_{name}_requests": n} | _quantiles(name, n, quantiles)
 
 
 def read_gaps(
@@ -142,18 +146,19 @@ def read_traces(connection: DuckDBPyConnection, campaigns: Sequence[Row], place:
     """Power and temperature of a few runs: the middle one by energy of the campaigns that take least energy.
 
     Returns:
-        Of each its campaign, the measured window (s) and ``points``: of each GPU all samples, or if they are many the
-        lowest and the highest of each of 150 stretches of time.
+        Of each its campaign, the measured window (s), how many GPUs have samples and ``points``: of each of the first
+        eight GPUs all samples, or if they are many the lowest and the highest of each of 150 stretches of time.
     """
     candidates = _candidates(campaigns)
     found = connection.execute(
         """
-        SELECT campaign_id, experiment_key, experiment_id, window_from_s, window_to_s
+        SELECT campaign_id, experiment_key, experiment_id, window_from_s, window_to_s,
+            (SELECT count(DISTINCT gpu_index) FROM samples WHERE samples.experiment_key = chosen.experiment_key)
         FROM (
             SELECT *, median(energy_per_output_token_j) OVER (PARTITION BY campaign_id) AS middle
             FROM temp.cycles
             WHERE campaign_id IN (SELECT unnest($ids::VARCHAR[]))
-        )
+        ) AS chosen
         SEMI JOIN samples USING (experiment_key)
         QUALIFY row_number() OVER (
             PARTITION BY campaign_id ORDER BY abs(energy_per_output_token_j - middle) NULLS LAST, experiment_id
@@ -170,9 +175,10 @@ def read_traces(connection: DuckDBPyConnection, campaigns: Sequence[Row], place:
             "run": clipped(experiment_id),
             "from": start,
             "to": end,
+            "n_gpus": n_gpus,
             "points": _points(connection, key),
         }
-        for campaign_id, key, experiment_id, start, end in chosen
+        for campaign_id, key, experiment_id, start, end, n_gpus in chosen
     ]
 
 

@@ -7,10 +7,33 @@ from typing import Any
 
 import altair as alt
 
+from images.contract.config import BACKENDS
+
 # After Okabe and Ito (2008), darkened or lightened until each has a contrast of 4.5 : 1 with its background.
 LIGHT = ("#0068a3", "#a84600", "#00704f", "#993d7f", "#6b5b00", "#444444")
 DARK = ("#56b4e9", "#e69f00", "#2fc79a", "#e58fc4", "#f0e442", "#cccccc")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    # More than there are colours, so that what has the same colour again has another shape.
+    "triangle-right",
+    "triangle-left",
+)
+DASHES = (
+    (1, 0),
+    (7, 3),
+    (2, 2),
+    (9, 3, 2, 3),
+    (14, 4),
+    (5, 2, 1, 2, 1, 2),
+    (1, 5),
+    (14, 2, 5, 2),
+)
+"""Of lines: on and off in turn (px)."""
 INK = ("#1b1f24", "#e6e8eb")
 SOFT = ("#545b64", "#b3b9c1")
 """Of text that says less; light and dark, as in page.css."""
@@ -18,12 +41,10 @@ GRID = ("#e3e6ea", "#333941")
 CARD = ("#ffffff", "#1a1e24")
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Version that Altair writes for."""
-BACKENDS = ("pytorch", "vllm", "trt", "stub")
-"""Their colours are the same in every report."""
-
-
 _LETTER = 6.8
 _BESIDE = 36
+# Long enough for the longest dash to be seen once (px).
+_LEGEND_LINE = 26
 # Values that differ more than this are on a logarithmic axis.
 _LOG_FROM = 20
 # Of a label in a legend (px); and letters that Vega shows of it.
@@ -44,7 +65,7 @@ def is_logarithmic(values: Iterable[float | None]) -> bool:
 def ordered_backends(found: Iterable[str]) -> list[str]:
     """The known ones in their order, then the others."""
     there = set(found)
-    return [one for one in BACKENDS if one in there] + sorted(there - set(BACKENDS))
+    return [one for one in BACKENDS if one in there] + sorted(there.difference(BACKENDS))
 
 
 def backend_colour(backends: Sequence[str]) -> alt.Color:
@@ -52,37 +73,63 @@ def backend_colour(backends: Sequence[str]) -> alt.Color:
         "backend:N",
         title=None,
         legend=legend(backends),
-        scale=alt.Scale(domain=list(backends), range=_colours(backends)),
+        scale=alt.Scale(domain=list(backends), range=_colours(places(backends))),
     )
 
 
 def backend_shape(backends: Sequence[str]) -> alt.Shape:
-    shapes = [SHAPES[_place(one, at) % len(SHAPES)] for at, one in enumerate(backends)]
+    shapes = [SHAPES[place % len(SHAPES)] for place in places(backends)]
     return alt.Shape(
         "backend:N", title=None, legend=legend(backends), scale=alt.Scale(domain=list(backends), range=shapes)
     )
 
 
-def series_colour(field: str, names: Sequence[str]) -> alt.Color:
+def series_colour(field: str, names: Sequence[str], **of_symbols: Any) -> alt.Color:
     """Of things that are no backends, such as GPUs."""
-    colours: list[Any] = [{"expr": _expression(at)} for at in range(len(names))]
-    return alt.Color(f"{field}:N", title=None, legend=legend(names), scale=alt.Scale(domain=list(names), range=colours))
+    return alt.Color(
+        f"{field}:N",
+        title=None,
+        legend=legend(names, **of_symbols),
+        scale=alt.Scale(domain=list(names), range=_colours(range(len(names)))),
+    )
+
+
+def line_of_series(field: str, names: Sequence[str]) -> dict[str, Any]:
+    """Colour and dash of lines, with one legend for both."""
+    symbols: dict[str, Any] = {
+        "symbolType": "stroke",
+        "symbolSize": _LEGEND_LINE**2,
+        "symbolStrokeWidth": 2,
+        "symbolFillColor": "transparent",
+    }
+    dashes = [list(DASHES[at % len(DASHES)]) for at in range(len(names))]
+    dash = alt.StrokeDash(
+        f"{field}:N",
+        title=None,
+        legend=legend(names, **symbols),
+        scale=alt.Scale(domain=list(names), range=dashes),
+    )
+    return {"color": series_colour(field, names, **symbols), "strokeDash": dash}
 
 
 def legend(names: Sequence[str], **of_symbols: Any) -> alt.Legend | None:
     """In as many columns as there is room for; None where there is nothing to tell apart."""
     if len(names) < 2:
         return None
-    column = _LETTER * min(max(map(len, names)), _LONGEST) + _BESIDE
+    beside = _BESIDE + (_LEGEND_LINE if of_symbols.get("symbolType") == "stroke" else 0)
+    column = _LETTER * min(max(map(len, names)), _LONGEST) + beside
     return alt.Legend(columns=alt.ExprRef(f"max(1, min({len(names)}, floor(width / {column:.0f})))"), **of_symbols)
 
 
-def _colours(backends: Sequence[str]) -> list[Any]:
-    return [{"expr": _expression(_place(one, at))} for at, one in enumerate(backends)]
+def places(backends: Sequence[str]) -> list[int]:
+    """Where each is among colours and shapes: a known one always at the same place, the others after all of these."""
+    known: list[str] = list(BACKENDS)
+    others = [one for one in backends if one not in known]
+    return [(known + others).index(one) for one in backends]
 
 
-def _place(backend: str, at: int) -> int:
-    return BACKENDS.index(backend) if backend in BACKENDS else len(BACKENDS) + at
+def _colours(at: Iterable[int]) -> list[Any]:
+    return [{"expr": _expression(place)} for place in at]
 
 
 def _expression(at: int) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import altair as alt
 
 from warehouse.numerals import brief
 from warehouse.report.charts import Chart, Source, finished, number_axis
 from warehouse.report.data import ReportData
-from warehouse.report.theme import INK, SOFT, series_colour, themed, zoom
+from warehouse.report.theme import INK, SOFT, line_of_series, themed, zoom
 
 _HEIGHT = 260
+_MOST_DOTS = 40
+"""Samples of each GPU; of more, dots would fill the gaps that tell its line from the others."""
 TRACES = {"power": ("Power", "power (W)", "W"), "temperature": ("Temperature", "temperature (°C)", "°C")}
 
 _LEAST_SPAN = {"power": "max(5, 0.05 * datum.mean)", "temperature": "5"}
@@ -38,12 +42,14 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
         text=alt.value("measured window"),
         color=alt.value(themed(SOFT)),
     )
+    # Without a dot to be seen there still is one to be pointed at.
+    dots = alt.OverlayMarkDef(size=8, opacity=1 if len(gpus) == 1 or _most_samples(data) <= _MOST_DOTS else 0)
     line = (
-        samples.mark_line(strokeWidth=1.4, interpolate="linear", point=alt.OverlayMarkDef(size=8), aria=False)
+        samples.mark_line(strokeWidth=1.4, interpolate="linear", point=dots, aria=False)
         .encode(
             x=alt.X("at:Q", title=x_title, scale=scale, axis=number_axis()),
             y=alt.Y(f"{kind}:Q", title=axis, scale=alt.Scale(zero=False, nice=True), axis=number_axis()),
-            color=series_colour("gpu", gpus),
+            **line_of_series("gpu", gpus),
             tooltip=[
                 alt.Tooltip("gpu:N", title="GPU"),
                 alt.Tooltip("at:Q", title="time (s)", format=".4~g"),
@@ -71,6 +77,11 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
     )
 
 
+def _most_samples(data: ReportData) -> int:
+    """That are drawn of one GPU."""
+    return max(max(Counter(point["gpu"] for point in trace["points"]).values(), default=0) for trace in data.traces)
+
+
 def _room(kind: str, axis: str, samples: alt.Chart) -> alt.Chart:
     """Nothing to be seen, but as high as the axis at least has to be: noise alone should not look like a signal.
 
@@ -96,6 +107,9 @@ def _trace_sentence(kind: str, unit: str, data: ReportData, at: int) -> str:
     ]
     low, high = (brief(min(values)), brief(max(values))) if values else ("", "")
     span = f"{low} {unit} throughout" if low == high else f"{low} to {high} {unit}"
-    seen = f" Inside the window {span}." if values else ""
+    n_drawn = len({point["gpu"] for point in trace["points"]})
+    some = n_drawn < trace["n_gpus"]
+    drawn = f" {n_drawn} of {trace['n_gpus']} GPUs are drawn." if some else ""
+    seen = f" Inside the window{', of these,' if some else ''} {span}." if values else ""
     several = f", one of {len(data.traces)} runs, of configurations that take little" if len(data.traces) > 1 else ""
-    return f"{trace['label']}, {trace['run']}: the cycle in the middle, by energy{several}.{seen}"
+    return f"{trace['label']}, {trace['run']}: the cycle in the middle, by energy{several}.{drawn}{seen}"

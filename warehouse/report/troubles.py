@@ -79,7 +79,7 @@ WHERE metric IN ('energy_per_output_token_j', 'output_tokens_per_second') AND n_
 _DRIFT = f"""
 SELECT campaign_id, metric, n_samples, relative_change, correlation
 {_LOOKED_AT} AND abs(correlation) >= {_STEADY}
-ORDER BY abs(relative_change) DESC, campaign_id, metric
+ORDER BY abs(relative_change) DESC NULLS LAST, campaign_id, metric
 """
 _PROVENANCE = """
 SELECT backend, hardware, driver_version AS driver, image_name, coalesce(image_repo_digest, image_id) AS digest,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import warehouse.report
-from warehouse.report.theme import BACKENDS, CARD, DARK, INK, LIGHT, SHAPES, SOFT
+from images.contract.config import BACKENDS
+from warehouse.report.theme import CARD, DARK, INK, LIGHT, SHAPES, SOFT, backend_colour, backend_shape, ordered_backends
 
 _STYLE = (Path(str(warehouse.report.__file__)).parent / "page.css").read_text(encoding="utf-8")
 _ENOUGH = 4.5
@@ -62,5 +66,27 @@ def test_both_ways_into_the_dark_are_the_same() -> None:
     assert _variables(":root[data-theme=dark]") == _variables(":root:not([data-theme=light])")
 
 
+def _look(backends: Sequence[str]) -> list[tuple[str, str]]:
+    """Colour and shape of each."""
+    colour: Any = backend_colour(backends).to_dict()
+    shape: Any = backend_shape(backends).to_dict()
+    pairs = zip(colour["scale"]["range"], shape["scale"]["range"], strict=True)
+    return [(one["expr"], other) for one, other in pairs]
+
+
 def test_every_backend_has_a_shape_of_its_own() -> None:
     assert len(set(SHAPES[: len(BACKENDS)])) == len(BACKENDS)
+
+
+def test_a_known_backend_looks_the_same_in_every_report() -> None:
+    every = dict(zip(BACKENDS, _look(BACKENDS), strict=True))
+    for known in combinations(BACKENDS, 2):
+        assert _look([*known, "echo"])[:2] == [every[one] for one in known]
+        assert _look([*known, "echo"])[2] == _look([*BACKENDS, "echo"])[-1]
+
+
+@pytest.mark.parametrize("n_known", range(len(BACKENDS) + 1))
+def test_no_two_of_eight_backends_look_the_same(n_known: int) -> None:
+    for known in combinations(BACKENDS, n_known):
+        backends = ordered_backends([*known, *(f"engine{at}" for at in range(8 - n_known))])
+        assert len(set(_look(backends))) == len(backends) == 8

@@ -144,3 +144,32 @@ def test_the_sentence_names_the_work(measured: Path) -> None:
     for work, sentence in zip(data.works, chart.summaries, strict=True):
         assert sentence.startswith(f"{work.label}: ")
         assert work.label.startswith("org/")
+
+
+def test_what_is_simulated_is_held_against_what_is_simulated_alone(root: Path, db: Path) -> None:
+    """Simulated ones with less energy, and as fast: none of those that were measured is beaten by them."""
+    for number, (energy_j, seconds) in enumerate([(60.0, 2.0), (90.0, 1.0), (95.0, 3.0)], start=1):
+        config = ExperimentConfig(backend="stub", model="org/m", batch_size=number)
+        for simulated in (False, True):
+            result = make_result(
+                number + 10 * simulated,
+                energy_j=energy_j / (2 if simulated else 1),
+                seconds=seconds,
+                config=config,
+                environment={"simulated": simulated},
+                study="s",
+                prompts_sha256="a" * 64,
+            )
+            save(root, result)
+    assert warehouse("ingest", root, db=db) == 0
+    with reading(db, 5) as connection:
+        data = read_report(connection, db, [], include_all=True, made_at=_NOW)
+    found = {(row["simulated"], row["batch"]): row["speed_front"] for row in data.campaigns}
+    assert found == {(simulated, batch): batch < 3 for simulated in (False, True) for batch in (1, 2, 3)}
+    assert len(data.works) == 1
+    chart = next(one for one in gallery(data) if one.name == "energy-speed")
+    assert isinstance(chart, Chart)
+    front = "2 of 3 configurations that did this work are beaten by none in both; the dashed line joins them."
+    assert f": {front} On simulated GPUs, held against each other alone: {front} Right" in chart.summary
+    svg = vlc.vegalite_to_svg(static_spec(chart, data), vl_version=VEGA_LITE)
+    assert len(re.findall('class="mark-line role-mark', svg)) == 2, "a line for each"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from duckdb import DuckDBPyConnection
 
+from images.contract.files import REQUESTS_SCHEMA
 from tests.warehouse.report.pages import Page
-from tests.warehouse.results import make_result, rows, save, warehouse
+from tests.warehouse.results import make_result, requests_table, rows, save, warehouse
 from warehouse.database import reading
+from warehouse.report.charts import Chart
 from warehouse.report.data import ReportData, read_report
-from warehouse.report.gallery import Missing, gallery
+from warehouse.report.gallery import Missing, gallery, static_spec
 from warehouse.report.runs import read_gaps
 
 _NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -95,3 +99,25 @@ def test_a_run_without_gaps_has_no_chart_and_is_told_why(root: Path, db: Path) -
         missing = _chart(read_report(connection, db, [], include_all=False, made_at=_NOW))
     assert isinstance(missing, Missing)
     assert "every token has its time" in missing.reason
+
+
+def test_requests_of_one_token_are_not_among_those_that_have_a_time_per_token(root: Path, db: Path) -> None:
+    """Nor those without a first token's time; what is said, pointed at and listed is what the quantiles are over."""
+    requests = (
+        [{"output_tokens": 1}] * 6
+        + [{"output_tokens": 5, "e2e_ms": 90.0}] * 9
+        + [{"output_tokens": 1, "ttft_ms": None}]
+    )
+    table = requests_table(16, e2e_ms=10.0).to_pylist()
+    saved = pa.Table.from_pylist([row | own for row, own in zip(table, requests, strict=True)], schema=REQUESTS_SCHEMA)
+    make_result(1, study="s", n_requests=16).save(root, requests=saved)
+    assert warehouse("ingest", root, db=db) == 0
+    with reading(db, 5) as connection:
+        data = read_report(connection, db, [], include_all=False, made_at=_NOW)
+    charts = {one.name: one for one in gallery(data) if isinstance(one, Chart)}
+    for kind, n, words in (("tpot", 9, " of more than one token"), ("ttft", 15, ""), ("e2e", 16, "")):
+        chart, field = charts[f"requests-{kind}"], f"n_{kind}_requests"
+        assert chart.summary.startswith(f"{n} requests{words}, median ")
+        assert chart.columns[field] == "requests"
+        assert [row[field] for row in static_spec(chart, data)["datasets"]["campaigns"]] == [n]
+        assert f'"field": "{field}"' in json.dumps(chart.spec)

@@ -40,9 +40,9 @@ def made(db: Path, target: Path, *arguments: str) -> Page:
     return Page(target)
 
 
-def read(db: Path) -> ReportData:
+def read(db: Path, *, include_all: bool = False) -> ReportData:
     with reading(db, 5) as connection:
-        return read_report(connection, db, [], include_all=False, made_at=_NOW)
+        return read_report(connection, db, [], include_all=include_all, made_at=_NOW)
 
 
 def ingested(root: Path, db: Path) -> None:
@@ -113,6 +113,45 @@ class TestCases:
         assert [row["energy_n"] for row in found.table("campaigns")] == [3]
         assert sum(row["invalid"] for row in found.table("cycles")) == 1
 
+    @pytest.mark.parametrize(("include_all", "expected"), [(False, 2), (True, 5)])
+    def test_the_table_of_invalid_runs_has_those_that_the_tile_counts(
+        self, root: Path, db: Path, include_all: bool, expected: int
+    ) -> None:
+        for number in range(1, 8):
+            fields: dict[str, Any] = {"measurement_valid": False, "invalid_reasons": ["x"]} if number < 6 else {}
+            save(root, make_result(number, environment={"simulated": number < 4}, study="s", **fields))
+        ingested(root, db)
+        data = read(db, include_all=include_all)
+        assert data.counts.invalid == sum(row["n_runs"] for row in data.troubles.invalid.rows) == expected
+
+    def test_only_some_of_many_gpus_are_drawn_and_it_is_said(self, root: Path, db: Path) -> None:
+        for number in range(1, 61):
+            environment = {"gpu_names": ["L4"], "gpu_uuids": [f"GPU-{number:02}"], "device": "cuda"}
+            save(root, make_result(number, energy_j=30.0 + number, environment=environment, study="s"))
+        ingested(root, db)
+        (chart,) = (one for one in gallery(read(db)) if one.name == "drift-gpu")
+        assert isinstance(chart, Chart)
+        assert chart.summary.startswith("48 of 60 GPUs, those that differ most. Most: GPU-")
+
+    def test_a_study_that_is_asked_for_twice_is_named_once(self, root: Path, db: Path) -> None:
+        save(root, make_result(1, study="s"))
+        ingested(root, db)
+        with reading(db, 5) as connection:
+            data = read_report(connection, db, ["s", "s"], include_all=False, made_at=_NOW)
+        assert data.studies == ["s"]
+
+    def test_cycles_without_their_names_are_told_of(
+        self, root: Path, db: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in (1, 2, 3):
+            save(root, make_result(number, study="s"))
+        ingested(root, db)
+        assert read(db).notes == []
+        monkeypatch.setattr("warehouse.report.data.MOST_IDS", 2)
+        data = read(db)
+        assert [row["run"] for row in data.cycles] == [None] * 3
+        assert [*data.notes] == ["Cycles are drawn without their experiment_id: there are 3, which is more than 2."]
+
     def test_studies_that_are_asked_for_alone(self, root: Path, db: Path, target: Path) -> None:
         year = write_year(_made(root))
         ingested(root, db)
@@ -137,6 +176,15 @@ class TestCases:
         drawn = made(db, target).table("samples")
         assert len(drawn) <= 600
         assert max(row["power"] for row in drawn) == 399.0
+
+    def test_what_wanders_from_nothing_has_no_change_in_percent(self, root: Path, db: Path, target: Path) -> None:
+        for number in range(1, 7):
+            save(root, make_result(number, energy_j=10.0 * (number - 1), study="s"))
+        ingested(root, db)
+        found = made(db, target)
+        assert "1 figure of a campaign wanders steadily with time, where chance alone would make about" in found.text
+        assert "look so." in found.text
+        assert "from first to last of" not in found.text
 
 
 class TestBadInput:

@@ -13,6 +13,7 @@ import pytest
 from images.contract.config import ExperimentConfig
 from tests.warehouse.results import make_result, rows, save, warehouse
 from warehouse.database import prepare, reading
+from warehouse.report.charts import rank_metric, ranking
 from warehouse.report.data import read_report
 from warehouse.report.pictures import MOST_WORKS
 from warehouse.report.runs import MOST_TRACES
@@ -239,3 +240,23 @@ def test_an_interval_that_reaches_below_zero_is_drawn_where_means_differ_by_much
     drawn = list((tmp_path / "pictures").glob("*.svg"))
     assert tmp_path / "pictures" / "energy.svg" in drawn
     assert [one.name for one in drawn if "NaN" in one.read_text(encoding="utf-8")] == []
+
+
+def test_a_caption_counts_the_cycles_that_have_its_metric(root: Path, db: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 3, 4):
+        save(root, make_result(number, energy_j=30.0 + number if number < 3 else None, study="s"))
+    assert warehouse("ingest", root, db=db) == 0
+    assert warehouse("report", "--picture-format", "svg", "--pictures", tmp_path / "p", db=db) == 0
+    text = (tmp_path / "p" / "captions.md").read_text(encoding="utf-8")
+    captions = dict(re.findall(r"^## (\S+)\.svg\n\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE))
+    expected = {"energy": "2 cycles", "drift-cycle": "2 cycles", "speed": "4 cycles", "requests-ttft": "4 cycles"}
+    found = {name: re.findall(r"(\d+ cycles) of 1 configuration\.", captions[name]) for name in expected}
+    assert found == {name: [count] for name, count in expected.items()}
+
+
+def test_without_energy_and_speed_the_order_is_by_the_first_metric_there_is() -> None:
+    """As the page's program, which takes the first one that is measured."""
+    nothing = dict.fromkeys(("energy_mean", "speed_mean", "itl_mean"))
+    campaigns = [nothing | {"c": at, "ttft_mean": ttft} for at, ttft in enumerate((3.0, None, 1.0, 2.0))]
+    assert [row["c"] for row in ranking(campaigns)] == [2, 3, 0, 1]
+    assert rank_metric(campaigns).key == "ttft"

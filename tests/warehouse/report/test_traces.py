@@ -58,6 +58,50 @@ def test_what_swings_fills_the_axis_and_does_not_lie_on_its_ends(root: Path, db:
     assert 200 < high <= 220
 
 
+def _power(root: Path, db: Path, n_gpus: int, n_samples: int = 20) -> tuple[Chart, str]:
+    """The chart of GPUs that draw 100 W, 110 W and so on, and its picture."""
+    gpus = [[(at / 10, 100.0 + 10 * gpu) for at in range(n_samples)] for gpu in range(n_gpus)]
+    save(root, make_result(1, energy_j=30.0), samples=samples_table(*gpus))
+    assert warehouse("ingest", root, db=db) == 0
+    with reading(db, 5) as connection:
+        data = read_report(connection, db, [], include_all=False, made_at=_NOW)
+    chart = next(one for one in gallery(data) if one.name == "power")
+    assert isinstance(chart, Chart)
+    return chart, vlc.vegalite_to_svg(static_spec(chart, data), vl_version=VEGA_LITE)
+
+
+def test_gpus_that_are_not_drawn_are_told_of_and_are_not_in_the_figures(root: Path, db: Path) -> None:
+    chart, _ = _power(root, db, 10)
+    assert chart.summary.endswith(" 8 of 10 GPUs are drawn. Inside the window, of these, 100.0 to 170.0 W.")
+
+
+def test_all_gpus_are_not_told_of(root: Path, db: Path) -> None:
+    chart, _ = _power(root, db, 8)
+    assert chart.summary.endswith("by energy. Inside the window 100.0 to 170.0 W.")
+
+
+@pytest.mark.parametrize("n_samples", [20, 200])
+def test_every_gpu_has_a_dash_of_its_own_that_the_legend_shows(root: Path, db: Path, n_samples: int) -> None:
+    _, svg = _power(root, db, 8, n_samples)
+    lines, legend = (
+        [_dash(group) for group in _groups(svg, of)] for of in ("mark-line", "mark-symbol role-legend-symbol")
+    )
+    assert len(set(lines)) == len(lines) == 8
+    assert legend == lines
+    dots = _groups(svg, "mark-symbol role-mark")[0]
+    assert ('opacity="0"' in dots) == (n_samples > 40), "many dots would fill the gaps of their lines"
+
+
+def _groups(svg: str, name: str) -> list[str]:
+    """Each group of marks that is called so, up to its end: there is none inside it."""
+    return re.findall(f'<g class="{name}[ "].*?</g>', svg, flags=re.DOTALL)
+
+
+def _dash(group: str) -> str:
+    found = re.search(r'stroke-dasharray="([^"]*)"', group)
+    return found[1] if found else ""
+
+
 def test_the_sentence_names_configuration_and_run(measured: Path) -> None:
     with reading(measured, 5) as connection:
         data = read_report(connection, measured, [], include_all=False, made_at=_NOW)
