@@ -14,7 +14,7 @@ function update() {
     for (const name of Object.keys(views)) {
       // A newer choice is in turn, and draws all of them anew.
       if (mine !== updates) return;
-      await redraw(name);
+      await attempt(name, redraw);
     }
   });
 }
@@ -144,7 +144,7 @@ async function start() {
     listConfigurations();
     listen();
     for (const name of Object.keys(about.charts)) {
-      await inTurn(() => draw(name));
+      await inTurn(() => attempt(name, draw));
       // Let the reader scroll and click between two charts.
       await new Promise(resolve => setTimeout(resolve));
     }

@@ -144,6 +144,39 @@ def test_a_filter_that_is_set_while_charts_are_drawn_is_on_all_of_them(new_page:
     assert opened.wrong == []
 
 
+_ONE_FAILS = """
+let real;
+Object.defineProperty(window, 'vegaEmbed', {
+  set(embed) { real = embed; },
+  get: () => async (...given) => {
+    if (given[0].id === 'c-speed') {
+      const tools = document.querySelectorAll('#f-ttft .tools button');
+      window.early = [...tools].map(one => one.disabled);
+      for (const one of tools) one.click();
+      throw new Error('no chart today');
+    }
+    return real(...given);
+  },
+});
+"""
+
+
+def test_a_chart_that_cannot_be_drawn_says_so_and_the_others_are_drawn(new_page: NewPage, report: Path) -> None:
+    page = new_page()
+    page.add_init_script(_ONE_FAILS)
+    opened = Opened(page, report)
+    assert page.locator("#f-speed .nothing").inner_text() == "This chart could not be drawn."
+    assert page.evaluate("Object.keys(views).length") == len(page.locator(".chart").all()) - 1
+    assert page.evaluate("early") == [True] * 5, "there is nothing yet to zoom or save"
+    disabled = page.locator(".tools button:disabled").evaluate_all("all => all.map(one => one.dataset.of)")
+    assert disabled == ["speed"] * 5
+    _tick(page, "vllm")
+    opened.settle()
+    assert opened.drawn("drift-cycle") == N_EXPERIMENTS // len(BACKENDS)
+    assert len(opened.wrong) == 1
+    assert "no chart today" in opened.wrong[0]
+
+
 def test_an_unfiltered_page_first_draws_what_stands_in_the_specifications(opened: Opened, measured: Path) -> None:
     with reading(measured, 5) as connection:
         data = read_report(connection, measured, [], include_all=False, made_at=datetime.now(UTC))
