@@ -20,7 +20,7 @@ from warehouse.errors import WarehouseError
 from warehouse.numerals import digits, interval, number
 from warehouse.report import troubles
 from warehouse.report.comparing import Compared
-from warehouse.report.fronts import name_fronts
+from warehouse.report.fronts import mark_fronts, name_fronts
 from warehouse.report.labels import labels_of
 from warehouse.report.runs import read_cycles, read_gaps, read_latencies, read_traces
 from warehouse.report.troubles import Troubles
@@ -149,6 +149,7 @@ def read_report(
     campaigns = _campaign_rows(connection, shown)
     place = {row["id"]: row["c"] for row in campaigns}
     works = works_of(connection, campaigns)
+    mark_fronts(campaigns, {"speed": -1, "ttft": 1})
     name_fronts(campaigns, ("speed", "ttft"))
     read_latencies(connection, campaigns, place)
     read_gaps(connection, campaigns, place)
@@ -230,26 +231,21 @@ def _choose(
 
 
 def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGroup]) -> list[Row]:
-    """What the stored groups have beside their figures, and the Pareto front."""
+    """What the stored groups have beside their figures."""
     stored = {
         campaign_id: values
         for campaign_id, *values in connection.execute(
             """
-            SELECT campaign_id, work_id, on_throughput_front, on_ttft_front, num_processes, n_gpu_sets,
-                epoch(first_start)
-            FROM temp.campaigns
-            LEFT JOIN (SELECT campaign_id, on_throughput_front, on_ttft_front FROM pareto_front) USING (campaign_id)
+            SELECT campaign_id, work_id, num_processes, n_gpu_sets, epoch(first_start) FROM temp.campaigns
             """
         ).fetchall()
     }
     rows = []
     for group in groups:
-        work_id, on_throughput, on_ttft, processes, gpu_sets, first_start = stored[str(group.campaign_id)]
+        work_id, processes, gpu_sets, first_start = stored[str(group.campaign_id)]
         row = _names(group) | {
             "id": group.campaign_id,
             "work_id": work_id,
-            "speed_front": bool(on_throughput),
-            "ttft_front": bool(on_ttft),
             "processes": processes,
             "n_gpu_sets": gpu_sets,
             "first_start": first_start,

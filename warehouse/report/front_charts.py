@@ -44,7 +44,7 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
         .mark_line(
             strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False
         )
-        .encode(x=x, y=y, order=alt.Order(f"{key}_mean:Q"), color=alt.value(themed(SOFT)))
+        .encode(x=x, y=y, order=alt.Order(f"{key}_mean:Q"), detail="simulated:N", color=alt.value(themed(SOFT)))
     )
     # Where there are hundreds, their intervals would hide the points.
     faded = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45))
@@ -97,6 +97,8 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
                 (
                     *SETTINGS,
                     f"{key}_name",
+                    "short",
+                    "simulated",
                     front,
                     *(f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval")),
                 ),
@@ -162,11 +164,15 @@ def _front_sentences(other: Metric, data: ReportData) -> tuple[str, ...]:
             counts[row["work"]][0] += 1
             counts[row["work"]][1] += row[f"{other.key}_front"]
     works = f" One of {len(data.works)} kinds of work, each held against its own." if len(data.works) > 1 else ""
+    both = {row["work"] for row in data.campaigns if row["simulated"]} & {
+        row["work"] for row in data.campaigns if not row["simulated"]
+    }
     sentences = []
-    for work, (n, n_front) in zip(data.works, counts, strict=True):
+    for at, (work, (n, n_front)) in enumerate(zip(data.works, counts, strict=True)):
         are = "is" if n_front == 1 else "are"
         line = "; the dashed line joins them" if n_front > 1 else ""
         front = f"{n_front} of {n:,} configurations that did this work {are} beaten by none in both{line}. {better}"
         few = {0: "no configuration has both figures.", 1: "a single configuration did this work."}
-        sentences.append(f"{work.label}: {few.get(n, front)}{works}")
+        apart = " Simulated GPUs are held against each other alone." if at in both else ""
+        sentences.append(f"{work.label}: {few.get(n, front)}{apart}{works}")
     return tuple(sentences)

@@ -25,6 +25,7 @@ from warehouse.comparison.words import NAMES
 from warehouse.numerals import rough
 from warehouse.report.charts import NARROW, SECOND_LINE, WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
+from warehouse.report.fronts import APART, MOST_NAMES, logarithmic
 from warehouse.report.gallery import Missing, gallery
 from warehouse.report.theme import VEGA_LITE, ordered_backends
 
@@ -89,7 +90,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
         "bundle": bundle,
         "program": program,
-        "about": _blob(_about(charts, min(len(data.works), _MOST_CHOICES))),
+        "about": _blob(_about(data, charts, min(len(data.works), _MOST_CHOICES))),
         "sections": [
             Section(name, title, [chart for chart in charts if chart.section == name])
             for name, title in _SECTIONS.items()
@@ -108,13 +109,18 @@ def _known(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _about(charts: Sequence[Chart | Missing], n_works: int) -> dict[str, Any]:
+def _about(data: ReportData, charts: Sequence[Chart | Missing], n_works: int) -> dict[str, Any]:
     """What the page's program needs to know of metrics and charts, and how many kinds of work can be chosen."""
     return {
         "works": n_works,
         "window": WINDOW,
         "narrow": NARROW,
         "second_line": SECOND_LINE,
+        "fronts": {
+            "most": MOST_NAMES,
+            "apart": APART,
+            "logarithmic": {one.key: logarithmic(data.campaigns, one.key) for one in METRICS[1:3]},
+        },
         "metrics": [
             {"key": one.key, "name": one.name, "unit": one.unit, "less": one.less_is_better} for one in METRICS
         ],
