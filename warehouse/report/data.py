@@ -17,7 +17,7 @@ from warehouse.commands.plain_text import clipped, printable
 from warehouse.comparison.selection import listed, quoted
 from warehouse.comparison.words import NAMES, name_of
 from warehouse.errors import WarehouseError
-from warehouse.numerals import digits, interval, number
+from warehouse.numerals import digits, interval, number, upper_percent
 from warehouse.report import troubles
 from warehouse.report.comparing import Compared
 from warehouse.report.fronts import mark_fronts, name_fronts
@@ -255,6 +255,7 @@ def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGrou
             "n_superseded": group.n_superseded,
             "n_warnings": sum(group.warnings.values()),
             "simulated": group.is_simulated,
+            "energy_bound": None if (bound := group.largest_energy_bound) is None else f"±{upper_percent(bound)}",
         }
         for metric in METRICS:
             row |= _figures(metric.key, group.figures.get(metric.column))

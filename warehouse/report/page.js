@@ -118,6 +118,18 @@ function listen() {
   addEventListener('hashchange', () => { if (location.hash.includes('=')) { readAddress(); showChoice(); update(); } });
 }
 
+/** A link to a part of the page leaves the address alone, which holds the choice. */
+function listenToLinks() {
+  document.addEventListener('click', event => {
+    const link = event.target.closest('a[href^="#"]'), part = link && byId(link.hash.slice(1));
+    if (!part || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    part.tabIndex = -1;
+    part.focus({preventScroll: true});
+    part.scrollIntoView();
+  });
+}
+
 function listenToTheme() {
   const button = byId('theme');
   const tell = () => button.setAttribute('aria-pressed', String(isDark()));
@@ -133,6 +145,7 @@ function listenToTheme() {
 }
 
 async function start() {
+  listenToLinks();
   listenToTheme();
   if (tables.campaigns.length) {
     for (const option of [...byId('rank-by').options]) option.disabled = !measured(option.value);

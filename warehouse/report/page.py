@@ -101,6 +101,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "n_best": len(best),
         "n_alone": n_alone,
         "works": data.works[:_MOST_CHOICES],
+        "n_works": len(data.works),
         "version": version("joulehouse"),
         "names": NAMES,
         "wandering": {row["id"]: row["label"] for row in data.campaigns},
@@ -237,19 +238,23 @@ def _choices(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _best(data: ReportData) -> tuple[list[Row], int]:
-    """Of each kind of work on each hardware, the campaign that is best by each metric; and how often there is one."""
-    groups: dict[tuple[int, str], list[Row]] = {}
+    """Of each kind of work on each hardware, the campaign that is best by each metric; and how often there is one.
+
+    Simulated GPUs are held against each other alone, whatever they are called.
+    """
+    groups: dict[tuple[int, str, bool], list[Row]] = {}
     for row in data.campaigns:
         if row["work"] is not None:
-            groups.setdefault((row["work"], row["hardware"]), []).append(row)
+            groups.setdefault((row["work"], row["hardware"], bool(row["simulated"])), []).append(row)
     found = [
         {
             "work": data.works[work].label,
             "hardware": hardware,
+            "simulated": simulated,
             "compared": len(rows),
             "cells": [_best_by(metric, rows, data.works[work].rate) for metric in METRICS[:3]],
         }
-        for (work, hardware), rows in sorted(groups.items())
+        for (work, hardware, simulated), rows in sorted(groups.items())
         if len(rows) > 1
     ]
     return found, len(groups) - len(found)

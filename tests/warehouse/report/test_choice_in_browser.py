@@ -8,9 +8,12 @@ from random import Random
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
+from images.contract.parts import EnergyBreakdown
 from tests.warehouse.report.measured import BACKENDS, N_EXPERIMENTS
 from tests.warehouse.report.opened import NewPage, Opened
+from tests.warehouse.results import make_result, save, warehouse
 from warehouse.report.fronts import mark_fronts
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
@@ -108,3 +111,38 @@ def test_the_page_and_the_report_have_one_rule_of_fronts(opened: Opened) -> None
     })
     """)
     assert same
+
+
+@pytest.mark.parametrize("by", ["click", "keyboard"])
+def test_a_link_to_a_part_of_the_page_keeps_the_filters_in_the_address(opened: Opened, by: str) -> None:
+    page = opened.page
+    opened.tick("vllm")
+    opened.settle()
+    address = page.evaluate("location.href")
+    link = page.get_by_role("navigation", name="Contents").get_by_role("link", name="Energy against speed")
+    link.click() if by == "click" else link.press("Enter")
+    assert page.evaluate("location.href") == address
+    assert "backend=vllm" in address
+    expect(page.locator("#h-fronts")).to_be_in_viewport()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('section').id") == "fronts", "the keyboard goes on there"
+    assert opened.drawn("drift-cycle") == N_EXPERIMENTS // len(BACKENDS)
+
+
+def test_the_bound_of_the_meter_stands_below_the_interval_and_in_the_figures(new_page: NewPage, tmp_path: Path) -> None:
+    for number, bound_j in ((1, 0.1), (2, 0.8441)):
+        result = make_result(number, energy_j=100.0, study="s", energy_breakdown=EnergyBreakdown(bound_j=bound_j))
+        save(tmp_path / "results", result)
+    db, target = tmp_path / "w.duckdb", tmp_path / "r.html"
+    assert warehouse("ingest", tmp_path / "results", db=db) == 0
+    assert warehouse("report", "-o", target, db=db) == 0
+    page = Opened(new_page(), target).page
+    cell = page.locator("#rows [data-metric=energy] > *")
+    assert cell.all_text_contents()[2:] == ["meter ±0.85 %"], "the largest of its cycles, never rounded down"
+    assert page.locator("#rows [data-metric=speed] > *").count() == 2
+    page.locator("#f-energy details").evaluate("details => { details.open = true; }")
+    means = page.locator("#f-energy details table").first
+    assert (means.locator("th").last.text_content(), means.locator("td").last.text_content()) == (
+        "meter's bound",
+        "±0.85 %",
+    )
