@@ -30,6 +30,14 @@ def interval(lower: float | None, upper: float | None, decimals: int) -> str | N
     return f"[{number(lower, decimals)}, {number(upper, decimals)}]"
 
 
+def upper_percent(share: float) -> str:
+    """Two digits of a bound as percent, upwards: one that is rounded down is none."""
+    percent = 100 * share
+    decimals = max(0, 1 - magnitude(percent)) if percent else 0
+    # What is left of 0.8 as a binary number is no reason to round it up.
+    return f"{number(math.ceil(percent * 10**decimals - 1e-6) / 10**decimals, decimals)} %"
+
+
 def brief(value: float) -> str:
     """Four digits, for a sentence."""
     return number(value, digits(value, 0.0)) if math.isfinite(value) else str(value)

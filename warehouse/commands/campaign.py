@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -27,7 +26,7 @@ from warehouse.comparison.words import SIMULATED_NOTE, WHERE_MEASURED
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse
 from warehouse.export import export_campaigns_to_csv
-from warehouse.numerals import digits, interval, magnitude, number
+from warehouse.numerals import digits, interval, number, upper_percent
 
 SHOWN = {
     "energy_per_output_token_j": "energy per output token (J)",
@@ -223,12 +222,8 @@ def _warnings(counts: Mapping[str, int]) -> str:
 
 def _bound(largest: float, n_bounds: int, n_cycles: int) -> str:
     """The largest, because the meter's error is the same in every cycle or unknown: it does not average out."""
-    percent = 100 * largest
-    decimals = max(0, 1 - magnitude(percent)) if percent else 0
-    # Upwards, because a bound that is rounded down is none. What is left of 0.8 as a binary number is no reason to.
-    shown = math.ceil(percent * 10**decimals - 1e-6) / 10**decimals
     of = f"{n_cycles}" if n_bounds == n_cycles else f"{n_bounds} of {n_cycles}"
-    return f"meter bound +-{number(shown, decimals)} % of the energy (largest of {of} cycle{'' if of == '1' else 's'})"
+    return f"meter bound +-{upper_percent(largest)} of the energy (largest of {of} cycle{'' if of == '1' else 's'})"
 
 
 def _cells(figures: Figures | None) -> list[str]:

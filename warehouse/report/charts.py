@@ -131,6 +131,7 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         ),
     )
     title = f"{capital(metric.name)}, by configuration"
+    bound = {"energy_bound": "meter's bound"} if key == "energy" else {}
     return Chart(
         name=key,
         section="metrics",
@@ -144,7 +145,7 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
                 "campaigns",
                 "campaigns",
                 "window",
-                (*SETTINGS, *(f"{key}_{part}" for part in ("mean", "lo", "hi", "n", "text", "interval"))),
+                (*SETTINGS, *(f"{key}_{part}" for part in ("mean", "lo", "hi", "n", "text", "interval")), *bound),
                 (f"{key}_mean",),
             ),
             Source("cycles", "cycles", "window", ("label", "backend", "cycle", key, "invalid", "run"), (key,)),
@@ -154,7 +155,8 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
             f"{key}_text": f"mean ({metric.unit})",
             f"{key}_interval": f"95 % interval ({metric.unit})",
             f"{key}_n": "cycles",
-        },
+        }
+        | bound,
         zoomed={"x": key},
         step=_STEP,
         cycles={"label": "configuration", "cycle": "cycle", key: metric.axis}

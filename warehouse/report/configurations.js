@@ -61,6 +61,7 @@ function lineOf(row) {
     const cell = numberCell(line, row[`${key}_text`] ?? '-');
     cell.dataset.metric = key;
     if (row[`${key}_text`] !== null) cell.append(below_(row[`${key}_interval`] ?? 'no interval'));
+    if (key === 'energy' && row.energy_bound !== null) cell.append(below_(`meter ${row.energy_bound}`));
   }
   numberCell(line, row.n_warnings ? String(row.n_warnings) : '-');
   return line;

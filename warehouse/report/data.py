@@ -15,10 +15,10 @@ from warehouse.campaign import CampaignGroup, Figures, campaign_groups, count_si
 from warehouse.commands.plain_text import clipped
 from warehouse.comparison.selection import require_studies
 from warehouse.comparison.words import NAMES, name_of
-from warehouse.numerals import digits, interval, number
+from warehouse.numerals import digits, interval, number, upper_percent
 from warehouse.report import troubles
 from warehouse.report.comparing import Compared
-from warehouse.report.fronts import name_fronts
+from warehouse.report.fronts import mark_fronts, name_fronts
 from warehouse.report.labels import labels_of
 from warehouse.report.runs import read_cycles, read_gaps, read_latencies, read_traces
 from warehouse.report.troubles import Troubles
@@ -136,6 +136,7 @@ def read_report(
     campaigns = _campaign_rows(connection, shown)
     place = {row["id"]: row["c"] for row in campaigns}
     works = works_of(connection, campaigns)
+    mark_fronts(campaigns, {"speed": -1, "ttft": 1})
     name_fronts(campaigns, ("speed", "ttft"))
     read_latencies(connection, campaigns, place)
     read_gaps(connection, campaigns, place)
@@ -217,44 +218,27 @@ def _choose(
     types = {"campaign_id": pa.string()} | {metric.column: pa.float64() for metric in METRICS}
     connection.register("means", pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()}))
     connection.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE chosen_campaigns AS FROM main.campaign_groups JOIN means USING (campaign_id);
-        CREATE OR REPLACE TEMP TABLE fronts (campaign_id VARCHAR, on_throughput_front BOOLEAN, on_ttft_front BOOLEAN)
-        """
+        "CREATE OR REPLACE TEMP TABLE campaigns AS FROM main.campaign_groups JOIN means USING (campaign_id)"
     )
     connection.unregister("means")
-    # What is simulated proves nothing against what was measured.
-    for simulated in ("is_simulated", "NOT is_simulated"):
-        connection.execute(
-            f"""
-            CREATE OR REPLACE TEMP VIEW campaigns AS FROM temp.chosen_campaigns WHERE {simulated};
-            INSERT INTO temp.fronts SELECT campaign_id, on_throughput_front, on_ttft_front FROM pareto_front
-            """
-        )
-    connection.execute("CREATE OR REPLACE TEMP VIEW campaigns AS FROM temp.chosen_campaigns")
 
 
 def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGroup]) -> list[Row]:
-    """What the stored groups have beside their figures, and the Pareto front."""
+    """What the stored groups have beside their figures."""
     stored = {
         campaign_id: values
         for campaign_id, *values in connection.execute(
             """
-            SELECT campaign_id, work_id, on_throughput_front, on_ttft_front, num_processes, n_gpu_sets,
-                epoch(first_start)
-            FROM temp.campaigns
-            LEFT JOIN temp.fronts USING (campaign_id)
+            SELECT campaign_id, work_id, num_processes, n_gpu_sets, epoch(first_start) FROM temp.campaigns
             """
         ).fetchall()
     }
     rows = []
     for group in groups:
-        work_id, on_throughput, on_ttft, processes, gpu_sets, first_start = stored[str(group.campaign_id)]
+        work_id, processes, gpu_sets, first_start = stored[str(group.campaign_id)]
         row = _names(group) | {
             "id": group.campaign_id,
             "work_id": work_id,
-            "speed_front": bool(on_throughput),
-            "ttft_front": bool(on_ttft),
             "processes": processes,
             "n_gpu_sets": gpu_sets,
             "first_start": first_start,
@@ -264,6 +248,7 @@ def _campaign_rows(connection: DuckDBPyConnection, groups: Sequence[CampaignGrou
             "n_superseded": group.n_superseded,
             "n_warnings": sum(group.warnings.values()),
             "simulated": group.is_simulated,
+            "energy_bound": None if (bound := group.largest_energy_bound) is None else f"±{upper_percent(bound)}",
         }
         for metric in METRICS:
             row |= _figures(metric.key, group.figures.get(metric.column))

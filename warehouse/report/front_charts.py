@@ -105,8 +105,9 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
                 (
                     *SETTINGS,
                     f"{key}_name",
-                    front,
+                    "short",
                     "simulated",
+                    front,
                     *(f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval")),
                 ),
                 ("energy_mean", f"{key}_mean"),

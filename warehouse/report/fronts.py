@@ -1,10 +1,10 @@
-"""Which points of a Pareto front have their name beside them, so that names do not stand on each other."""
+"""Which campaigns are on a Pareto front, and which of them have names beside them, so that none stands on another."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warehouse.report.labels import short_labels
@@ -12,26 +12,71 @@ from warehouse.report.theme import is_logarithmic
 
 Row = dict[str, Any]
 
-_MOST_NAMES = 8
-_APART = (0.45, 0.055)
+MOST_NAMES = 8
+APART = (0.45, 0.055)
 """Names that are nearer than this both across and upright would touch (parts of the width and of the height)."""
+
+
+def mark_fronts(campaigns: Sequence[Row], signs: Mapping[str, int]) -> None:
+    """Give each row ``speed_front`` and so on: none with the same work beats it in both energy and this, by the means.
+
+    As in the view ``pareto_front``, but simulated GPUs are held against each other alone. rows.js does the same with
+    what filters leave.
+
+    Args:
+        signs: of each metric 1 if less is better, else -1.
+    """
+    for key, sign in signs.items():
+        of_work: dict[tuple[int, bool], list[Row]] = defaultdict(list)
+        for row in campaigns:
+            row[f"{key}_front"] = False
+            if row["work"] is not None and None not in (row["energy_mean"], row[f"{key}_mean"]):
+                of_work[row["work"], bool(row["simulated"])].append(row)
+        for rows in of_work.values():
+            last = (math.inf, math.inf)
+            for place, row in _in_order(rows, key, sign):
+                # Those that are equal in both are on it together.
+                row[f"{key}_front"] = place[1] < last[1] or place == last
+                last = place if row[f"{key}_front"] else last
+
+
+def _in_order(rows: Sequence[Row], key: str, sign: int) -> list[tuple[tuple[float, float], Row]]:
+    """From the best in `key` on, each with what it has of it and of energy: less is better."""
+    places = [((sign * row[f"{key}_mean"], row["energy_mean"]), row) for row in rows]
+    return sorted(places, key=lambda one: one[0])
 
 
 def name_fronts(campaigns: Sequence[Row], keys: Sequence[str]) -> None:
     """Give each row ``speed_name`` and so on for all `keys`: what it is called on the front, None if there is no room.
 
+    And ``short``: what it can be called on the front of any part of its work.
+
     Of each kind of work both ends come first, then from the end of least energy on whatever has room.
     """
+    of_any: dict[int | None, list[Row]] = defaultdict(list)
+    for row in campaigns:
+        of_any[row["work"]].append(row)
+    for work, rows in of_any.items():
+        names: Sequence[str | None] = [None] * len(rows) if work is None else short_labels(rows, rows)
+        for row, name in zip(rows, names, strict=True):
+            row["short"] = name
     for key in keys:
         of_work: dict[int, list[Row]] = defaultdict(list)
         for row in campaigns:
             row[f"{key}_name"] = None
             if row["work"] is not None and None not in (row["energy_mean"], row[f"{key}_mean"]):
                 of_work[row["work"]].append(row)
-        everywhere = [row for rows in of_work.values() for row in rows]
-        is_log = [is_logarithmic(ends(one, everywhere)) for one in (key, "energy")]
+        is_log = logarithmic(campaigns, key)
         for rows in of_work.values():
             _name_front(rows, key, is_log)
+
+
+def logarithmic(campaigns: Sequence[Row], key: str) -> list[bool]:
+    """Whether the axes of `key` and of energy are, in the chart of both."""
+    drawn = [
+        row for row in campaigns if row["work"] is not None and None not in (row["energy_mean"], row[f"{key}_mean"])
+    ]
+    return [is_logarithmic(ends(one, drawn)) for one in (key, "energy")]
 
 
 def ends(key: str, rows: Sequence[Row]) -> list[float | None]:
@@ -49,7 +94,7 @@ def _name_front(rows: Sequence[Row], key: str, is_log: Sequence[bool]) -> None:
     places = list(zip(*axes, strict=True))
     chosen: list[int] = []
     for at in sorted(range(len(front)), key=lambda at: (at not in (0, len(front) - 1), at)):
-        if len(chosen) < _MOST_NAMES and all(_is_apart(places[at], places[other]) for other in chosen):
+        if len(chosen) < MOST_NAMES and all(_is_apart(places[at], places[other]) for other in chosen):
             chosen.append(at)
     for at, name in zip(chosen, short_labels([front[at] for at in chosen], rows), strict=True):
         front[at][f"{key}_name"] = name
@@ -67,4 +112,4 @@ def _places(front: Sequence[Row], rows: Sequence[Row], key: str, log: bool) -> l
 
 
 def _is_apart(one: Sequence[float], other: Sequence[float]) -> bool:
-    return any(abs(a - b) >= least for a, b, least in zip(one, other, _APART, strict=True))
+    return any(abs(a - b) >= least for a, b, least in zip(one, other, APART, strict=True))

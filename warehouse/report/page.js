@@ -14,7 +14,7 @@ function update() {
     for (const name of Object.keys(views)) {
       // A newer choice is in turn, and draws all of them anew.
       if (mine !== updates) return;
-      await redraw(name);
+      await attempt(name, redraw);
     }
   });
 }
@@ -118,6 +118,18 @@ function listen() {
   addEventListener('hashchange', () => { if (location.hash.includes('=')) { readAddress(); showChoice(); update(); } });
 }
 
+/** A link to a part of the page leaves the address alone, which holds the choice. */
+function listenToLinks() {
+  document.addEventListener('click', event => {
+    const link = event.target.closest('a[href^="#"]'), part = link && byId(link.hash.slice(1));
+    if (!part || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    part.tabIndex = -1;
+    part.focus({preventScroll: true});
+    part.scrollIntoView();
+  });
+}
+
 function listenToTheme() {
   const button = byId('theme');
   const tell = () => button.setAttribute('aria-pressed', String(isDark()));
@@ -133,6 +145,7 @@ function listenToTheme() {
 }
 
 async function start() {
+  listenToLinks();
   listenToTheme();
   if (tables.campaigns.length) {
     for (const option of [...byId('rank-by').options]) option.disabled = !measured(option.value);
@@ -144,7 +157,7 @@ async function start() {
     listConfigurations();
     listen();
     for (const name of Object.keys(about.charts)) {
-      await inTurn(() => draw(name));
+      await inTurn(() => attempt(name, draw));
       // Let the reader scroll and click between two charts.
       await new Promise(resolve => setTimeout(resolve));
     }

@@ -25,6 +25,7 @@ from warehouse.comparison.words import NAMES
 from warehouse.numerals import rough
 from warehouse.report.charts import NARROW, SECOND_LINE, WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
+from warehouse.report.fronts import APART, MOST_NAMES, logarithmic
 from warehouse.report.gallery import Missing, gallery
 from warehouse.report.theme import VEGA_LITE, ordered_backends
 
@@ -89,7 +90,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
         "bundle": bundle,
         "program": program,
-        "about": _blob(_about(charts, min(len(data.works), _MOST_CHOICES))),
+        "about": _blob(_about(data, charts, min(len(data.works), _MOST_CHOICES))),
         "sections": [
             Section(name, title, [chart for chart in charts if chart.section == name])
             for name, title in _SECTIONS.items()
@@ -100,6 +101,7 @@ def _known(data: ReportData) -> dict[str, Any]:
         "n_best": len(best),
         "n_alone": n_alone,
         "works": data.works[:_MOST_CHOICES],
+        "n_works": len(data.works),
         "version": version("joulehouse"),
         "names": NAMES,
         "wandering": {row["id"]: row["label"] for row in data.campaigns},
@@ -108,13 +110,18 @@ def _known(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _about(charts: Sequence[Chart | Missing], n_works: int) -> dict[str, Any]:
+def _about(data: ReportData, charts: Sequence[Chart | Missing], n_works: int) -> dict[str, Any]:
     """What the page's program needs to know of metrics and charts, and how many kinds of work can be chosen."""
     return {
         "works": n_works,
         "window": WINDOW,
         "narrow": NARROW,
         "second_line": SECOND_LINE,
+        "fronts": {
+            "most": MOST_NAMES,
+            "apart": APART,
+            "logarithmic": {one.key: logarithmic(data.campaigns, one.key) for one in METRICS[1:3]},
+        },
         "metrics": [
             {"key": one.key, "name": one.name, "unit": one.unit, "less": one.less_is_better} for one in METRICS
         ],
@@ -231,19 +238,23 @@ def _choices(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _best(data: ReportData) -> tuple[list[Row], int]:
-    """Of each kind of work on each hardware, the campaign that is best by each metric; and how often there is one."""
-    groups: dict[tuple[int, str], list[Row]] = {}
+    """Of each kind of work on each hardware, the campaign that is best by each metric; and how often there is one.
+
+    Simulated GPUs are held against each other alone, whatever they are called.
+    """
+    groups: dict[tuple[int, str, bool], list[Row]] = {}
     for row in data.campaigns:
         if row["work"] is not None:
-            groups.setdefault((row["work"], row["hardware"]), []).append(row)
+            groups.setdefault((row["work"], row["hardware"], bool(row["simulated"])), []).append(row)
     found = [
         {
             "work": data.works[work].label,
             "hardware": hardware,
+            "simulated": simulated,
             "compared": len(rows),
             "cells": [_best_by(metric, rows, data.works[work].rate) for metric in METRICS[:3]],
         }
-        for (work, hardware), rows in sorted(groups.items())
+        for (work, hardware, simulated), rows in sorted(groups.items())
         if len(rows) > 1
     ]
     return found, len(groups) - len(found)

@@ -85,5 +85,38 @@ function rowsOf(source) {
     if (source.scope === 'window') made.rank = now.ranks.get(row.c);
     if (source.needs.every(field => made[field] !== null)) rows.push(made);
   }
+  if (source.scope === 'work' && tables.campaigns.some(row => row.work === drawnOf('work') && !now.keptPlaces.has(row.c))) {
+    const key = source.needs.find(field => field !== 'energy_mean').replace('_mean', '');
+    markFront(rows, key);
+    nameFront(rows, key);
+  }
   return rows;
+}
+
+/** The front of these rows, by the rule of `mark_fronts`: none beats those on it in both, simulated GPUs apart. */
+function markFront(rows, key) {
+  const mean = `${key}_mean`, sign = about.metrics.find(metric => metric.key === key).less ? 1 : -1, last = {};
+  for (const row of [...rows].sort((a, b) => sign * (a[mean] - b[mean]) || a.energy_mean - b.energy_mean)) {
+    const before = last[row.simulated];
+    const isOn = !before || row.energy_mean < before.energy_mean || row.energy_mean === before.energy_mean && row[mean] === before[mean];
+    if (isOn) last[row.simulated] = row;
+    row[`${key}_front`] = Number(isOn);
+  }
+}
+
+/** Names of a front's points, by the rule of `name_fronts`: both ends, then those that lie apart. */
+function nameFront(rows, key) {
+  const {most, apart, logarithmic} = about.fronts;
+  const front = rows.filter(row => row[`${key}_front`]).sort((a, b) => a.energy_mean - b.energy_mean);
+  const axes = [key, 'energy'].map((one, axis) => {
+    const on = logarithmic[key][axis] ? Math.log : Number;
+    const drawn = rows.flatMap(row => [row[`${one}_mean`], row[`${one}_lo`], row[`${one}_hi`]]).filter(value => value !== null).map(on);
+    const low = Math.min(...drawn), span = Math.max(...drawn) - low || 1;
+    return row => (on(row[`${one}_mean`]) - low) / span;
+  });
+  const withName = [];
+  for (const row of [front[0], front[front.length - 1], ...front.slice(1, -1)]) {
+    if (row && withName.length < most && withName.every(other => axes.some((at, axis) => Math.abs(at(row) - at(other)) >= apart[axis]))) withName.push(row);
+  }
+  for (const row of rows) row[`${key}_name`] = withName.includes(row) ? row.short : null;
 }

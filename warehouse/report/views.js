@@ -22,6 +22,18 @@ function inTurn(act) {
   return turn;
 }
 
+/** One chart that cannot be drawn says so, and leaves the others as they are. */
+async function attempt(name, act) {
+  try {
+    await act(name);
+  } catch (error) {
+    console.error(name, error);
+    const words = hostOf(name).parentElement.querySelector('.nothing');
+    words.hidden = false;
+    words.textContent = 'This chart could not be drawn.';
+  }
+}
+
 async function draw(name) {
   const chart = about.charts[name], spec = chart.spec, host = hostOf(name);
   const rows = chart.sources.map(rowsOf);
@@ -38,6 +50,7 @@ async function draw(name) {
   host.querySelector('svg,canvas').setAttribute('aria-hidden', 'true');
   host.dataset.rows = rows[rows.length - 1].length;
   views[name] = view;
+  for (const button of host.parentElement.querySelectorAll('.tools button')) button.disabled = false;
   host.addEventListener('keydown', event => zoomByKey(event, name));
   tellEmpty(name, rows);
   tellSummary(name);

@@ -42,6 +42,9 @@ class Opened:
         """Until all charts have what was chosen last."""
         self.page.evaluate("updating")
 
+    def tick(self, value: str) -> None:
+        self.page.locator("#filters").get_by_role("checkbox", name=value).check()
+
     def drawn(self, chart: str) -> int:
         return int(self.page.locator(f"#c-{chart}").get_attribute("data-rows") or 0)
 

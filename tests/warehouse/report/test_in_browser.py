@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from images.contract.config import ExperimentConfig
 from tests.warehouse.report.measured import BACKENDS, BATCHES, GPUS, MODELS, N_EXPERIMENTS
@@ -83,15 +83,15 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(opened: Opened) -> None
 def test_a_filter_changes_what_is_drawn_and_it_comes_back(opened: Opened) -> None:
     page = opened.page
     assert (opened.drawn("drift-cycle"), opened.drawn("energy-speed")) == (N_EXPERIMENTS, _N_CONFIGURATIONS // 2)
-    _tick(page, "vllm")
+    opened.tick("vllm")
     opened.settle()
     half = N_EXPERIMENTS // len(BACKENDS)
     assert opened.drawn("drift-cycle") == half
     assert (
         page.locator("#shown").text_content() == f"{_N_CONFIGURATIONS // 2} of 40 configurations, {half} of 200 cycles"
     )
-    _tick(page, "NVIDIA L4")
-    _tick(page, "org/small-1b")
+    opened.tick("NVIDIA L4")
+    opened.tick("org/small-1b")
     opened.settle()
     quarter = half // len(GPUS) // len(MODELS)
     assert opened.drawn("drift-cycle") == quarter
@@ -169,8 +169,8 @@ def test_runs_and_works_that_a_filter_leaves_out_give_way_and_come_back(opened: 
     opened.settle()
     gpu = page.evaluate("tables.campaigns[tables.runs[1].c].gpu")
     model = page.evaluate("tables.campaigns.find(row => row.work === 1).model")
-    _tick(page, page.evaluate(f"tables.campaigns.find(row => row.gpu !== {gpu!r}).gpu"))
-    _tick(page, next(one for one in MODELS if one != model))
+    opened.tick(page.evaluate(f"tables.campaigns.find(row => row.gpu !== {gpu!r}).gpu"))
+    opened.tick(next(one for one in MODELS if one != model))
     opened.settle()
     kept = page.evaluate("tables.runs.filter(row => now.keptPlaces.has(row.c)).map(row => row.trace)")
     assert trace.input_value() == str(kept[0]) != "1"
@@ -207,7 +207,7 @@ def test_ticks_are_counted_sent_as_a_link_and_cleared(opened: Opened) -> None:
     assert page.locator("#s-energy .whole").is_visible()
     assert not page.locator("#s-drift-cycle .whole").is_visible()
 
-    _tick(page, "org/large-8b")
+    opened.tick("org/large-8b")
     expect(page.locator("#f-energy .nothing")).to_have_text(
         "None of the 3 ticked configurations is left with these filters."
     )
@@ -219,10 +219,6 @@ def test_ticks_are_counted_sent_as_a_link_and_cleared(opened: Opened) -> None:
     assert opened.drawn("energy") > 3
     assert "tick=" not in page.evaluate("location.href")
     assert page.get_by_role("button", name="Clear ticks").count() == 0
-
-
-def _tick(page: Page, value: str) -> None:
-    page.locator("#filters").get_by_role("checkbox", name=value).check()
 
 
 def test_lines_of_configurations_go_on_where_a_chart_ends(opened: Opened) -> None:

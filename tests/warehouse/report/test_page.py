@@ -321,6 +321,35 @@ class TestBest:
         assert "- set by the arrivals, 5" in found
         assert "next: 50 % more" in found
 
+    def test_simulated_gpus_are_not_held_against_real_ones(self, root: Path, db: Path, target: Path) -> None:
+        for number, (energy_j, simulated) in enumerate(
+            ((30.0, False), (45.0, False), (1.0, True), (2.0, True)), start=1
+        ):
+            config = ExperimentConfig(backend="stub", batch_size=number, workload=Workload())
+            where = {"simulated": simulated}
+            save(
+                root, make_result(number, energy_j=energy_j, config=config, prompts_sha256="5c" * 32, environment=where)
+            )
+        ingested(root, db)
+        page = made(db, target, "--all")
+        found = " ".join(
+            page.text.partition("Shortest TTFT, mean (ms)")[2].partition("Figures by configuration")[0].split()
+        )
+        assert (
+            found.count("next: 50 % more") == found.count("next: 100 % more") == found.count("Test CPU simulated2") == 1
+        )
+        front = {row["batch"]: row["speed_front"] for row in page.table("campaigns")}
+        assert front[1], "none that is real takes less"
+
+
+def test_a_list_of_works_that_is_cut_says_so(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reading(measured, 5) as connection:
+        data = read_report(connection, measured, [], include_all=False, made_at=_NOW)
+    note = b"These are 2 of 3 kinds of work"
+    assert note not in pages.page(data)
+    monkeypatch.setattr(pages, "_MOST_CHOICES", 2)
+    assert note in pages.page(replace(data, works=[*data.works, data.works[0]]))
+
 
 def test_the_page_needs_nothing_from_elsewhere(report: Path) -> None:
     found = Page(report)
