@@ -25,7 +25,10 @@ BATCHES = (1, 4, 8, 16, 32)
 CYCLES = 5
 N_EXPERIMENTS = len(BACKENDS) * len(MODELS) * len(GPUS) * len(BATCHES) * CYCLES
 N_REQUESTS = 40
+_GAPS = (1, 5, 9, 13, 17)
+"""Of one request after another; with the first token 10 on average, as the result says."""
 _IMAGE = f"sha256:{'ab' * 32}"
+_REVISION = "c0ffee" * 6 + "c0de"
 
 
 def write_study(root: Path, study: str = "serving") -> None:
@@ -93,6 +96,7 @@ def _write(
             "power_limits_w": [700.0],
             "image_name": f"joulehouse-{config.backend}",
             "image_id": _IMAGE,
+            "git_revision": _REVISION,
             "package_versions": {"torch": "2.13.0", config.backend: "1.0"},
             "node": "node-1",
         }
@@ -102,6 +106,9 @@ def _write(
         experiment=f"{config.backend} {config.model.rpartition('/')[2]} {config.batch_size}",
         prompts_sha256="5ca1ab1e" * 8,
         energy_source="nvml_power",
+        # The figures are of a part of the window that has neither of its ends.
+        measurement_methodology="windowed",
+        steady_state_window=(0.1 * seconds, 0.8 * seconds),
         measurement_warnings=["short_duration: too short. Run longer."] if seconds < 2 else [],
         timeseries=TIMESERIES_FILE,
         **fields,
@@ -118,13 +125,13 @@ def _requests(result: ExperimentResult, rng: np.random.Generator) -> pa.Table:
             "process_index": 0,
             "request_index": index,
             "input_tokens": 20,
-            "output_tokens": 10,
+            "output_tokens": 1 + _GAPS[index % len(_GAPS)],
             "finish_reason": "length",
             "arrival_s": 0.0,
             "ttft_ms": float(value) / 10,
             "e2e_ms": float(value),
             "queue_ms": 0.0,
-            "itl_ms": [float(value) / 10] * 9,
+            "itl_ms": [0.9 * float(value) / _GAPS[index % len(_GAPS)]] * _GAPS[index % len(_GAPS)],
         }
         for index, value in enumerate(e2e_ms)
     ]
