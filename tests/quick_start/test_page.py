@@ -20,6 +20,12 @@ def test_the_page_begins_with_the_clone_and_shows_what_every_measuring_command_s
 def test_measured_figures_may_differ() -> None:
     said = ["set-up", "3 cycles (0 invalid, 0 failed)", "warnings: x", " output tokens/s   98   1.5   [-2, 43]   3"]
     assert missing(SHOWN, said) == []
+    assert (
+        missing(
+            [" TTFT mean (ms)   1,051   86   [839, 1,264]   3"], [" TTFT mean (ms)   742.0   46   [626.4, 857]   3"]
+        )
+        == []
+    )
     shown = " output_tokens_per_second   1,623.3   3.0434   [1.6568, 5.5906]        122 %   3 pairs"
     busy = " output_tokens_per_second    399.64   16.681     [-0.3, 844.4]   1.73e+04 %   3 pairs"
     assert missing([shown], [busy]) == []
