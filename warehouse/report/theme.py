@@ -10,7 +10,7 @@ import altair as alt
 from images.contract.config import BACKENDS
 
 # After Okabe and Ito (2008), darkened or lightened until each has a contrast of 4.5 : 1 with its background.
-LIGHT = ("#0068a3", "#a84600", "#00704f", "#993d7f", "#6b5b00", "#444444")
+LIGHT = ("#0068a3", "#a84600", "#00704f", "#993d7f", "#8a2be2", "#444444")
 DARK = ("#56b4e9", "#e69f00", "#2fc79a", "#e58fc4", "#f0e442", "#cccccc")
 SHAPES = (
     "circle",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import combinations
+from math import dist
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from warehouse.report.theme import CARD, DARK, INK, LIGHT, SHAPES, SOFT, backend
 _STYLE = (Path(str(warehouse.report.__file__)).parent / "page.css").read_text(encoding="utf-8")
 _ENOUGH = 4.5
 """WCAG 2.2, 1.4.3, of text; marks need 3."""
+# Matrices of Machado, Oliveira and Fernandes (2009), table 1, severity 1.0, for linear sRGB.
+_SEEN_AS = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.3039)),
+}
+_APART = 9.5
+"""CIE 1976 colour difference; 2.3 is just noticeable. Shapes tell the backends apart as well."""
 
 
 def contrast(one: str, other: str) -> float:
@@ -26,9 +35,34 @@ def contrast(one: str, other: str) -> float:
 
 
 def _luminance(colour: str) -> float:
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = _linear(colour)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear(colour: str) -> list[float]:
+    """Red, green and blue from 0 to 1, without the gamma of sRGB."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+
+
+def _lab(linear: Sequence[float]) -> tuple[float, float, float]:
+    """CIELAB under D65 (CIE 15)."""
+    to_xyz = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.072175), (0.0193339, 0.119192, 0.9503041))
+    white = (0.95047, 1, 1.08883)
+    x, y, z = (
+        part ** (1 / 3) if part > (6 / 29) ** 3 else part / (3 * (6 / 29) ** 2) + 4 / 29
+        for part in (value / full for value, full in zip(_times(to_xyz, linear), white, strict=True))
+    )
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+def _times(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
+    return [sum(factor * part for factor, part in zip(row, vector, strict=True)) for row in matrix]
+
+
+def _difference(one: str, other: str, deficiency: str) -> float:
+    seen = [_lab([min(max(part, 0), 1) for part in _times(_SEEN_AS[deficiency], _linear(it))]) for it in (one, other)]
+    return dist(*seen)
 
 
 def _variables(selector: str) -> dict[str, str]:
@@ -45,6 +79,17 @@ def test_contrast_is_that_of_the_standard() -> None:
 @pytest.mark.parametrize(("colours", "background"), [(LIGHT, CARD[0]), (DARK, CARD[1])])
 def test_marks_stand_out(colours: tuple[str, ...], background: str) -> None:
     assert min(contrast(one, background) for one in colours) >= _ENOUGH
+
+
+@pytest.mark.parametrize("deficiency", _SEEN_AS)
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_no_two_colours_look_alike_to_the_colour_blind(colours: tuple[str, ...], deficiency: str) -> None:
+    alike = [pair for pair in combinations(colours, 2) if _difference(*pair, deficiency) < _APART]
+    assert alike == []
+
+
+def test_the_colours_that_are_confused_most_are_found_alike() -> None:
+    assert _difference("#c00000", "#5a5a00", "protanopia") < _difference("#c00000", "#5a5a00", "tritanopia") / 3
 
 
 @pytest.mark.parametrize("selector", [":root", ":root[data-theme=dark]"])
