@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.quick_start.__main__ import ADDRESS
 from tests.quick_start.page import PAGE, missing, steps
 
+README = PAGE.parents[1] / "README.md"
 SHOWN = ["3 cycles (0 invalid, 0 failed)", "...", " output tokens/s   3,570   302   [2,820, 4,321]   3"]
 
 
@@ -15,6 +18,13 @@ def test_the_page_begins_with_the_clone_and_shows_what_every_measuring_command_s
     assert found[0].commands.startswith(f"git clone {ADDRESS}\n")
     assert len(found) >= 6
     assert [step.commands for step in found[1:] if not step.shown] == []
+
+
+def test_the_output_in_the_readme_is_that_of_the_page() -> None:
+    table = re.search(r"^```\n(pytorch .*?)^```$", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert table is not None
+    (run,) = (step for step in steps(PAGE.read_text(encoding="utf-8")) if step.commands == "make run\n")
+    assert missing(table[1].splitlines(), run.shown) == []
 
 
 def test_measured_figures_may_differ() -> None:
