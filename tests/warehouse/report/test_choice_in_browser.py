@@ -57,6 +57,30 @@ def test_a_chart_that_cannot_be_drawn_says_so_and_the_others_are_drawn(new_page:
     assert "no chart today" in opened.wrong[0]
 
 
+def test_find_leaves_what_has_the_words_that_were_typed(opened: Opened) -> None:
+    page = opened.page
+    hash_, campaign = page.evaluate("[tables.campaigns[0].hash, tables.campaigns[0].id]")
+    for typed, n_left in (
+        ("batch 8", 8),
+        ("Large-8b batch 1", 4),
+        ("batch 1", 8),
+        ("vllm l4", 10),
+        ("l4 vllm", 10),
+        ("8", 8),
+        ("batch", 40),
+        ("arge", 0),
+        ("8b (", 0),
+        ("batch 8 · L4", 4),
+        (campaign[:3], 0),
+        (campaign[:8], 1),
+        (hash_[:4], 2),
+        ("32 org/small", 4),
+        ("vllm 8", 0),
+    ):
+        page.get_by_label("Find").fill(typed)
+        expect(page.locator("#shown"), typed).to_contain_text(f"{n_left} of 40 configurations")
+
+
 def test_a_front_is_of_what_the_filters_leave(opened: Opened) -> None:
     page = opened.page
     opened.tick("pytorch")
