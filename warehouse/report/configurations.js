@@ -7,6 +7,9 @@ const shownTable = {sort: 'energy_mean', down: false, page: 0};
 /** Of a campaign, as its row shows it and the address holds it. */
 const shortId = row => row.id.slice(0, 8);
 
+/** Whether a column begins with its greatest: where more is better, the best comes first, as in the charts. */
+const greatestFirst = sort => about.metrics.some(({key, less}) => sort === `${key}_mean` && !less);
+
 function sortedRows() {
   const {sort, down} = shownTable;
   const order = typeof now.kept.find(row => row[sort] !== null)?.[sort] === 'string'
@@ -91,7 +94,7 @@ function listenToTable() {
     const head = event.target.closest('button')?.closest('th');
     if (!head) return;
     const same = shownTable.sort === head.dataset.sort;
-    Object.assign(shownTable, {sort: head.dataset.sort, down: same ? !shownTable.down : false, page: 0});
+    Object.assign(shownTable, {sort: head.dataset.sort, down: same ? !shownTable.down : greatestFirst(head.dataset.sort), page: 0});
     listConfigurations();
   });
   document.querySelector('#rows tbody').addEventListener('change', event => {

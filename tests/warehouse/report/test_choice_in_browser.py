@@ -81,6 +81,33 @@ def test_find_leaves_what_has_the_words_that_were_typed(opened: Opened) -> None:
         expect(page.locator("#shown"), typed).to_contain_text(f"{n_left} of 40 configurations")
 
 
+def test_the_table_begins_with_the_best_of_a_column(opened: Opened) -> None:
+    page = opened.page
+    for metric, orders in (("speed", ("descending", "ascending")), ("ttft", ("ascending", "descending"))):
+        head = page.locator(f"#rows th[data-sort={metric}_mean]")
+        for order in orders:
+            head.get_by_role("button").click()
+            assert page.locator("#rows th[aria-sort]").count() == 1
+            assert head.get_attribute("aria-sort") == order
+            means = page.evaluate(f"tables.campaigns.map(row => row.{metric}_mean)")
+            shown = page.locator(f"#rows [data-metric={metric}] > :first-child").all_text_contents()
+            listed = [float(text.replace(",", "")) for text in shown]
+            assert listed == pytest.approx(sorted(means, reverse=order == "descending")[: len(shown)], rel=1e-3)
+
+
+def test_without_energy_the_table_begins_as_the_charts_do_with_most_tokens(new_page: NewPage, tmp_path: Path) -> None:
+    for number, seconds in ((1, 4.0), (2, 1.0), (3, 2.0)):
+        save(tmp_path / "results", make_result(number, seconds=seconds, study=f"s{number}"))
+    db, target = tmp_path / "w.duckdb", tmp_path / "r.html"
+    assert warehouse("ingest", tmp_path / "results", db=db) == 0
+    assert warehouse("report", "-o", target, db=db) == 0
+    page = Opened(new_page(), target).page
+    assert page.locator("#rows [aria-sort=descending]").get_attribute("data-sort") == "speed_mean"
+    listed = page.locator("#rows tbody tr").evaluate_all("all => all.map(one => one.dataset.campaign)")
+    assert listed == page.evaluate("now.ranked.map(row => row.id)")
+    assert len(listed) == 3
+
+
 def test_a_front_is_of_what_the_filters_leave(opened: Opened) -> None:
     page = opened.page
     opened.tick("pytorch")
