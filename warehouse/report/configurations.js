@@ -24,7 +24,7 @@ function listConfigurations(atOnce = PAGE_ROWS) {
   const rows = sortedRows(), pages = Math.max(1, Math.ceil(rows.length / atOnce));
   shownTable.page = Math.max(0, Math.min(shownTable.page, pages - 1));
   const from = shownTable.page * atOnce, shown = rows.slice(from, from + atOnce);
-  document.querySelector('#rows tbody').replaceChildren(...shown.map(lineOf));
+  document.querySelector('#rows tbody').replaceChildren(...(shown.length ? shown.map(lineOf) : [noLine()]));
   for (const head of document.querySelectorAll('#rows th[data-sort]')) {
     const isSorted = head.dataset.sort === shownTable.sort;
     if (isSorted) head.setAttribute('aria-sort', shownTable.down ? 'descending' : 'ascending');
@@ -34,6 +34,14 @@ function listConfigurations(atOnce = PAGE_ROWS) {
     ? `${(from + 1).toLocaleString('en')} to ${(from + shown.length).toLocaleString('en')} of ${rows.length.toLocaleString('en')}` : 'none';
   document.getElementById('page-back').disabled = shownTable.page === 0;
   document.getElementById('page-on').disabled = shownTable.page >= pages - 1;
+}
+
+function noLine() {
+  const line = document.createElement('tr'), cell = line.insertCell();
+  cell.colSpan = document.querySelectorAll('#rows thead th').length;
+  cell.className = 'soft';
+  cell.textContent = 'No configuration is left with these filters.';
+  return line;
 }
 
 function lineOf(row) {
