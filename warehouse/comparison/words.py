@@ -46,6 +46,8 @@ NAMES = {
     )
 }
 """What people call a column that is compared; the others are called as they are."""
+_UNITS = {"_j": "J", "_w": "W", "_ms": "ms", "_sec": "s", "_requests_per_second": "requests/s"}
+"""By how a column ends; where a name says it already, there is none."""
 # What is said of less and of more; otherwise the metric by both of its names.
 _WORDS = {
     "energy_per_output_token_j": ("B uses {} less energy per output token", "B uses {} more energy per output token"),
@@ -66,12 +68,24 @@ def heading(found: Sides, one: Comparison, include_all: bool) -> Iterator[str]:
     for side, campaign, n_cycles in (("A", one.a, one.n_a), ("B", one.b, one.n_b)):
         yield f"{side}  {title(campaign)}"
         yield f"   {counts(campaign, n_cycles, found.n_failed(campaign), include_all)}"
+    yield from _between(one)
+
+
+def who_is_who(found: Sides, one: Comparison, include_all: bool) -> Iterator[str]:
+    """The same for a page, where a line is as long as it takes."""
+    for side, campaign, n_cycles in (("A", one.a, one.n_a), ("B", one.b, one.n_b)):
+        told = counts(campaign, n_cycles, found.n_failed(campaign), include_all)
+        yield f"{side}: {title(campaign, ', ')}; {told}"
+    yield from _between(one)
+
+
+def _between(one: Comparison) -> Iterator[str]:
     if one.different:
         yield differing(one)
     yield from other_work(one)
 
 
-def title(campaign: Campaign) -> str:
+def title(campaign: Campaign, separator: str = "  ") -> str:
     """What a campaign is called."""
     columns = campaign.columns
     parts = [campaign.id[:8]]
@@ -81,7 +95,7 @@ def title(campaign: Campaign) -> str:
     count = columns.get("gpu_count")
     parts.append(f"{shown(columns.get('hardware'))}{f' x{count}' if count else ''}")
     parts += ["simulated"] if columns.get("is_simulated") else []
-    return "  ".join(parts)
+    return separator.join(parts)
 
 
 def counts(campaign: Campaign, n_cycles: int, n_failed: int, include_all: bool) -> str:
@@ -111,6 +125,13 @@ def other_work(one: Comparison) -> Iterator[str]:
 def name_of(metric: str) -> str:
     """As people call it."""
     return NAMES.get(metric, metric)
+
+
+def with_unit(metric: str) -> str:
+    """As people call it, with its unit; a column without a name of its own ends in its unit."""
+    unit = next((unit for end, unit in _UNITS.items() if metric.endswith(end)), None)
+    name = name_of(metric).replace(", ", " ")
+    return f"{name} ({unit})" if metric in NAMES and unit else name
 
 
 def full_name(metric: str) -> str:
