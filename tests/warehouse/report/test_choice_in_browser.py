@@ -188,6 +188,7 @@ def test_the_bound_of_the_meter_stands_below_the_interval_and_in_the_figures(new
     assert warehouse("ingest", tmp_path / "results", db=db) == 0
     assert warehouse("report", "-o", target, db=db) == 0
     page = Opened(new_page(), target).page
+    assert page.locator("#shown").text_content() == "1 of 1 configuration, 2 of 2 cycles"
     cell = page.locator("#rows [data-metric=energy] > *")
     assert cell.all_text_contents()[2:] == ["meter ±0.85 %"], "the largest of its cycles, never rounded down"
     assert page.locator("#rows [data-metric=speed] > *").count() == 2
