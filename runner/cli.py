@@ -17,6 +17,7 @@ from rich.console import Console
 
 from images.contract.config import BACKENDS
 from images.contract.job import ExitCode, JobError
+from images.contract.study import STUDY_FILE
 from runner.cluster.render import describe_jobs, render_rbac, render_study, rules_of
 from runner.execute import require_room
 from runner.gpu.leases import lease_folder
@@ -186,7 +187,7 @@ def stop(where: Path, now: bool, name: str | None) -> None:
         return
     if not output.is_dir():
         raise click.UsageError(f"there is no directory {output}")
-    name = name or known(output).name
+    name = name or _study_to_stop(layout)
     runner = layout.runner(name)
     if runner is not None and not runner.is_here:
         raise click.UsageError(f"the runner (pid {runner.pid}) is on {runner.host}; stop it there")
@@ -202,6 +203,18 @@ def stop(where: Path, now: bool, name: str | None) -> None:
         clear(slug(name), layout, Launchers(), click.echo)
         forget_dead(lease_folder(), lambda record: is_cleared(record, layout))
     click.echo(f"no runner works on study '{name}'; nothing of it runs")
+
+
+def _study_to_stop(layout: Layout) -> str:
+    """That of the directory; where it has none of its own, as after `make run`, those there are must be named."""
+    if (layout.output / STUDY_FILE).exists():
+        return known(layout.output).name
+    if names := layout.at_work():
+        given = " or ".join(f"--study {one}" for one in names)
+        raise click.UsageError(f"{layout.output} has no study file of its own; say which study to stop with {given}")
+    raise click.UsageError(
+        f"there is nothing to stop in {layout.output}: no runner works there, and none left anything"
+    )
 
 
 @cli.command()

@@ -226,8 +226,12 @@ class Layout:
 
     def others_at_work(self, study: str) -> list[str]:
         """Slugs of other studies that a runner works on here, or that left something to be cleared up."""
+        return [name for name in self.at_work() if name != slug(study)]
+
+    def at_work(self) -> list[str]:
+        """Slugs of all studies that a runner works on here, or that left something to be cleared up."""
         living = [path.stem for path in self._attempts.glob("*.runner") if self._is_alive(path)]
-        return sorted({*living, *self.attempts()} - {slug(study)})
+        return sorted({*living, *self.attempts()})
 
     def abandoned(self) -> list[str]:
         """Slugs of studies whose runner is dead."""

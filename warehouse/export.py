@@ -27,6 +27,7 @@ from warehouse.errors import WarehouseError
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 """What a spreadsheet may take for the beginning of a formula."""
+_ANOTHER_PLACE = "Give a file in a folder that exists and can be written."
 
 
 def export_aggregated_to_csv(results: Iterable[ExperimentResult], path: Path) -> None:
@@ -72,12 +73,12 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """What is written becomes `path` when the block ends well; until then, or if it fails, `path` is as it was.
 
     Raises:
-        WarehouseError: it cannot be written.
+        WarehouseError: it cannot be written, or is a DuckDB database.
     """
     # Through a link, as a shell would write; a pipe or a device cannot be replaced.
     target = Path(os.path.realpath(path))
-    with _explained(path, "Give a file in a folder that exists and can be written.", 2):
-        replaced = _can_be_replaced(target)
+    replaced = can_be_replaced(path)
+    with _explained(path, _ANOTHER_PLACE, 2):
         written = scratch_beside(target) if replaced else target
         stream = written.open("wb")
     hint = "Make room there, or give another file."
@@ -98,12 +99,30 @@ def scratch_beside(target: Path) -> Path:
     return target.with_name(f".warehouse-{secrets.token_hex(4)}.tmp")
 
 
-def _can_be_replaced(target: Path) -> bool:
-    """Asked before any work is done, so that a name that no file can have is refused then."""
-    try:
-        return stat.S_ISREG(target.stat().st_mode)
-    except FileNotFoundError:
-        return True
+def can_be_replaced(path: Path) -> bool:
+    """Whether a new file may take the place of what is there; a pipe or a device can only be written into.
+
+    Asked before any work is done, so that a name that no file can have is refused then.
+
+    Raises:
+        WarehouseError: it is a DuckDB database, a pipe without a name, or no file can have that name.
+    """
+    with _explained(path, _ANOTHER_PLACE, 2):
+        try:
+            is_file = stat.S_ISREG(path.stat().st_mode)
+        except FileNotFoundError:
+            return True
+        # As /dev/stdout is where it goes into a pipe.
+        if not Path(os.path.realpath(path)).exists():
+            raise WarehouseError(f"{path} is no file. Give the name of one.", 2)
+        if is_file and _is_database(path):
+            raise WarehouseError(f"{path} is a DuckDB database, which would be lost. Give another file.", 2)
+        return is_file
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(12)[8:] == b"DUCK"
 
 
 @contextmanager

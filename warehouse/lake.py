@@ -25,7 +25,7 @@ from warehouse.comparison.selection import require_studies
 from warehouse.database import MEMORY_LIMIT, exporting
 from warehouse.database_file import cannot_be_written
 from warehouse.errors import WarehouseError
-from warehouse.export import FORMULA_STARTS, scratch_beside
+from warehouse.export import FORMULA_STARTS, can_be_replaced, scratch_beside
 from warehouse.schema import SCHEMA_VERSION
 
 MANIFEST = "_joulehouse_export.json"
@@ -138,9 +138,12 @@ def export_table(
         WarehouseError: no such study; or it cannot be read or written, and `target` is as it was.
     """
     place = Path(os.path.realpath(target))
+    is_file = can_be_replaced(target)
     if place.is_dir():
         raise WarehouseError(f"{target} is a folder. Give a file with -o, or --format parquet.", 2)
     _refuse_database(database, place, target)
+    if not is_file:
+        raise WarehouseError(f"{target} is no file. Give the name of one with -o.", 2)
     with _scratch(place, target) as scratch, _chosen(database, scratch, study, include_all, wait_s, str) as connection:
         columns = _columns(connection, table, _as_csv if style == "csv" else _as_json)
         order = f" ORDER BY {_ORDER[table]}" if table in _ORDER else ""

@@ -129,6 +129,25 @@ def test_stop_now_ends_the_job_and_stop_without_a_runner_ends_what_it_left(tmp_p
     assert leftovers(out) == []
 
 
+def test_stop_names_the_studies_of_a_directory_without_a_study_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    ran = runner("stop", out)
+    assert (ran.code, ran.is_one_clear_line()) == (ExitCode.USAGE, True)
+    assert f"there is nothing to stop in {out}" in ran.stderr
+
+    asked = ["run", "--backend", "stub", "--launcher", "local", "--cycles", "99", "--output", str(out)]
+    process = subprocess.Popen([*RUNNER, *asked, "--study", "run-1"], stderr=subprocess.DEVNULL)
+    _wait_until(lambda: processes_in(out) != [])
+    ran = runner("stop", "--now", out)
+    assert (ran.code, ran.is_one_clear_line()) == (ExitCode.USAGE, True)
+    assert "say which study to stop with --study run-1." in ran.stderr
+    assert process.poll() is None
+
+    assert runner("stop", "--now", out, "--study", "run-1").code == 0
+    assert process.wait(timeout=5) == ExitCode.INTERRUPTED
+
+
 def test_status_tells_of_a_running_study_from_another_terminal(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(written(tmp_path, "a", "b", cycles=2, stub={"window_s": 3.0}), out)

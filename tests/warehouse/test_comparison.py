@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from tests.bench.statistics import false_alarms
+from warehouse.compare import MetricComparison
 from warehouse.comparison.gate import Decision, decide, exit_code, gate_confidence, parse_condition
 from warehouse.comparison.ratio import Ratio, paired_ratio, welch_ratio
+from warehouse.comparison.words import figures, verdict
 from warehouse.errors import WarehouseError
 
 A = [10.0, 11.0, 10.4, 10.9]
@@ -114,6 +117,30 @@ def test_gate_has_three_answers() -> None:
     assert judged("x > +3%", 0.03, 0.01).outcome == "inconclusive"
     assert judged("x < -3%", -0.10, 0.01).outcome == "regressed"
     assert judged("x < -3%", 0.10, 0.01).outcome == "within"
+
+
+@pytest.mark.parametrize(
+    ("rise", "in_words", "in_figures"),
+    [
+        (0.034, "3.4 %", "3.4 %"),
+        (9.9, "990 %", "990 %"),
+        (18.2, "19.2 times", "1,820 %"),
+        (190.7, "192 times", "19,100 %"),
+        (4321.0, "4,320 times", "432,000 %"),
+        (1e300, ">100,000,000 times", ">100,000,000 %"),
+        (math.inf, ">100,000,000 times", ">100,000,000 %"),
+    ],
+)
+def test_no_change_is_told_with_an_exponent(rise: float, in_words: str, in_figures: str) -> None:
+    unit = Ratio("paired", 2, 2, 0.0, 1.0, 1.0).detectable()
+    assert unit is not None
+    ratio = Ratio("paired", 2, 2, 0.0, math.log1p(rise) / math.log1p(unit), 1.0)
+    compared = MetricComparison("total_energy_j", 1.23e-5, 123_456.7, ratio, None, None)
+    assert f"it would have had to be {in_words} (95 % interval" in verdict(compared, 0.95)
+    row = figures(compared, ratio, 0.95)
+    assert row[5] == in_figures
+    assert row[1:3] == ["0.0000123", "123,457"]
+    assert [text for text in [*row[1:], verdict(compared, 0.95)] if re.search(r"\de[+-]?\d", text)] == []
 
 
 def test_confounded_never_passes_but_can_fail() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
+from images.contract.config import ExperimentConfig
 from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.results import make_result, save, save_failure, warehouse
 from warehouse.commands.typeset import typeset
@@ -68,10 +69,36 @@ def test_a_comparison_has_its_ratios_and_its_verdicts(db: Path, capsys: pytest.C
     assert warehouse(*asked, "--format", style, "--fail-if", "ttft_mean_ms > +3%", db=db) == 0
     text = capsys.readouterr().out.replace("\\_", "_")
     (ratio,) = re.findall(r"energy_per_output_token_j .* (\d\.\d{4}) ", terminal)
-    (row,) = [line for line in text.splitlines() if "energy_per_output_token_j" in line and ratio in line]
+    (row,) = [line for line in text.splitlines() if "energy per output token (J)" in line and ratio in line]
     assert "[1." in row
+    assert [name for name in ("TPOT mean (ms)", "TTFT mean (ms)", "output tokens/s") if f" {name} " not in text] == []
     assert "% more energy per output token, 95 % interval" in text
     assert re.search(r"gate: \w+: ttft_mean_ms", text)
+
+
+@pytest.mark.parametrize("style", ["markdown", "latex"])
+def test_who_is_who_of_every_pair_is_read_above_its_table(
+    style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2, 3, 4):
+        config = ExperimentConfig(backend="stub", batch_size=1 + number // 3)
+        fields: dict[str, Any] = {"study": ("b", "a_1")[number % 2], "experiment": HOSTILE, "config": config}
+        save(tmp_path / "results", make_result(number, prompts_sha256=str(number) * 64, **fields))
+    assert warehouse("ingest", tmp_path / "results", db=tmp_path / "w.duckdb") == 0
+    capsys.readouterr()
+    assert warehouse("compare", "a_1", "b", "--format", style, db=tmp_path / "w.duckdb") == 0
+    text = capsys.readouterr().out
+    start = "\\begin{tabular}" if style == "latex" else "| metric"
+    before, *after = text.split(start)
+    assert len(after) == 2
+    for above in (before, after[0]):
+        read = [line for line in above.splitlines() if not line.startswith("%")]
+        for side, study in (("A", "a\\_1"), ("B", "b")):
+            (told,) = [line for line in read if re.search(rf"\b{side}: ", line)]
+            assert f"study {study}, " in told
+            assert "1 cycle (0 invalid, 0 failed)" in told
+            assert style == "markdown" or "\\input{" not in told
+        assert any("They did not do the same work." in line for line in read)
 
 
 @pytest.mark.parametrize("style", ["blocks", "markdown", "latex"])
@@ -105,7 +132,7 @@ def test_a_comparison_of_simulated_gpus_says_so(style: str, tmp_path: Path, caps
     if style == "json":
         assert text.count('"is_simulated": true') == 2
         return
-    assert len([line for line in text.splitlines() if line.endswith("  simulated")]) == 2
+    assert len(re.findall(r"\b[AB](?:  |: ).*(?:  |, )simulated\b", text)) == 2
     assert "Energy on simulated GPUs proves nothing." in text
 
 

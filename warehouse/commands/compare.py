@@ -15,12 +15,22 @@ from rich.table import Table
 from rich.text import Text
 
 from warehouse.commands import options
+from warehouse.commands.campaign import SHOWN
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.commands.typeset import TYPESET, Typeset, typeset, typeset_notes
 from warehouse.compare import Comparison, MetricComparison, Sides, compare
 from warehouse.comparison.gate import Decision, exit_code, parse_condition
 from warehouse.comparison.selection import Campaign
-from warehouse.comparison.words import NOT_MEASURED, figures, footnotes, gate_line, heading, verdict
+from warehouse.comparison.words import (
+    NOT_MEASURED,
+    figures,
+    footnotes,
+    gate_line,
+    heading,
+    verdict,
+    who_is_who,
+    with_unit,
+)
 from warehouse.database import reading
 
 _WIDTH_OF_A_FILE = 110
@@ -124,14 +134,16 @@ def _print(found: Sides, confidence: float, include_all: bool) -> None:
 def _typeset(found: Sides, confidence: float, include_all: bool, style: Typeset) -> Iterator[str]:
     for one in found.comparisons:
         rows = [
-            figures(metric, metric.ratio, confidence)
-            if metric.ratio is not None
-            else [metric.metric, *[NOT_MEASURED] * 6]
+            [
+                SHOWN.get(metric.metric, with_unit(metric.metric)),
+                *(figures(metric, metric.ratio, confidence)[1:] if metric.ratio is not None else [NOT_MEASURED] * 6),
+            ]
             for metric in one.metrics
         ]
-        notes = [*heading(found, one, include_all), *(verdict(metric, confidence) for metric in one.metrics)]
+        notes = [verdict(metric, confidence) for metric in one.metrics]
         notes += [gate_line(decision) for decision in one.decisions]
-        yield typeset(style, _columns(confidence), rows, notes) + "\n"
+        above = list(who_is_who(found, one, include_all))
+        yield typeset(style, _columns(confidence), rows, notes, above=above) + "\n"
     notes = [*(gate_line(decision) for decision in found.undecided), *footnotes(found)]
     yield typeset_notes(style, notes)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from warehouse.commands.plain_text import printable
 
@@ -19,11 +19,17 @@ _TAKEN_BY_THE_ROW_ABOVE = re.compile(r"^(\s*)(?=[\[*])", re.MULTILINE)
 
 
 def typeset(
-    style: Typeset, names: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], n_words: int = 1
+    style: Typeset,
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    n_words: int = 1,
+    above: Sequence[str] = (),
 ) -> str:
     """A table with notes below.
 
     Args:
+        above: lines of text before the table, to be read also in what LaTeX makes of it.
         names: of the columns.
         rows: as many cells as names.
         n_words: columns that hold words; the others, behind them, hold figures, which nobody else wrote.
@@ -39,7 +45,16 @@ def typeset(
     table = tabulate(cells[1:], cells[0], tablefmt=form, colalign=align, disable_numparse=True)
     if style == "latex":
         table = _TAKEN_BY_THE_ROW_ABOVE.sub(r"\1{}", table)
+    table = _above(style, above) + table if above else table
     return table if not notes else f"{table}\n\n{typeset_notes(style, notes)}"
+
+
+def _above(style: Typeset, lines: Sequence[str]) -> str:
+    if style == "markdown":
+        return typeset_notes(style, lines) + "\n\n"
+    escaped = ("".join(LATEX_ESCAPE_RULES.get(letter, letter) for letter in printable(line)) for line in lines)
+    # {} for the reason of `_TAKEN_BY_THE_ROW_ABOVE`.
+    return "\\par\\noindent " + "\\\\{}\n".join(escaped) + "\\par\\smallskip\\noindent\n"
 
 
 def typeset_notes(style: Typeset, notes: Sequence[str]) -> str:

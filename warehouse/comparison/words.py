@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from warehouse.comparison.gate import MIN_CYCLES, Decision
 from warehouse.comparison.ratio import POWER, Ratio
 from warehouse.comparison.selection import Campaign, listed, shown
+from warehouse.numerals import magnitude
 
 if TYPE_CHECKING:
     from warehouse.compare import Comparison, MetricComparison, Sides
@@ -21,6 +22,10 @@ WHERE_MEASURED = {
 """Of what is not measured everywhere."""
 SIMULATED_NOTE = "Energy on simulated GPUs proves nothing."
 _SHOWN_DIFFERENCES = 6
+_MANY_TIMES = 10.0
+"""Change (1) from which on it is told as a factor."""
+_MOST = 100_000_000
+"""Of a factor or percents; beyond it digits say nothing."""
 NAMES = {
     "energy_per_output_token_j": "energy per output token",
     "avg_energy_per_token_j": "energy per token",
@@ -46,6 +51,8 @@ NAMES = {
     )
 }
 """What people call a column that is compared; the others are called as they are."""
+_UNITS = {"_j": "J", "_w": "W", "_ms": "ms", "_sec": "s", "_requests_per_second": "requests/s"}
+"""By how a column ends; where a name says it already, there is none."""
 # What is said of less and of more; otherwise the metric by both of its names.
 _WORDS = {
     "energy_per_output_token_j": ("B uses {} less energy per output token", "B uses {} more energy per output token"),
@@ -66,12 +73,24 @@ def heading(found: Sides, one: Comparison, include_all: bool) -> Iterator[str]:
     for side, campaign, n_cycles in (("A", one.a, one.n_a), ("B", one.b, one.n_b)):
         yield f"{side}  {title(campaign)}"
         yield f"   {counts(campaign, n_cycles, found.n_failed(campaign), include_all)}"
+    yield from _between(one)
+
+
+def who_is_who(found: Sides, one: Comparison, include_all: bool) -> Iterator[str]:
+    """The same for a page, where a line is as long as it takes."""
+    for side, campaign, n_cycles in (("A", one.a, one.n_a), ("B", one.b, one.n_b)):
+        told = counts(campaign, n_cycles, found.n_failed(campaign), include_all)
+        yield f"{side}: {title(campaign, ', ')}; {told}"
+    yield from _between(one)
+
+
+def _between(one: Comparison) -> Iterator[str]:
     if one.different:
         yield differing(one)
     yield from other_work(one)
 
 
-def title(campaign: Campaign) -> str:
+def title(campaign: Campaign, separator: str = "  ") -> str:
     """What a campaign is called."""
     columns = campaign.columns
     parts = [campaign.id[:8]]
@@ -81,7 +100,7 @@ def title(campaign: Campaign) -> str:
     count = columns.get("gpu_count")
     parts.append(f"{shown(columns.get('hardware'))}{f' x{count}' if count else ''}")
     parts += ["simulated"] if columns.get("is_simulated") else []
-    return "  ".join(parts)
+    return separator.join(parts)
 
 
 def counts(campaign: Campaign, n_cycles: int, n_failed: int, include_all: bool) -> str:
@@ -113,6 +132,13 @@ def name_of(metric: str) -> str:
     return NAMES.get(metric, metric)
 
 
+def with_unit(metric: str) -> str:
+    """As people call it, with its unit; a column without a name of its own ends in its unit."""
+    unit = next((unit for end, unit in _UNITS.items() if metric.endswith(end)), None)
+    name = name_of(metric).replace(", ", " ")
+    return f"{name} ({unit})" if metric in NAMES and unit else name
+
+
 def full_name(metric: str) -> str:
     """The same, with the column that ``--metric`` takes."""
     return f"{NAMES[metric]} ({metric})" if metric in NAMES else metric
@@ -128,7 +154,7 @@ def figures(metric: MetricComparison, ratio: Ratio, confidence: float) -> list[s
         _number(metric.mean_b),
         _factor(ratio.value),
         f"[{_factor(interval[0])}, {_factor(interval[1])}]" if interval else NOT_MEASURED,
-        percent(detectable) if detectable is not None else NOT_MEASURED,
+        f"{percents(detectable)[0]} %" if detectable is not None else NOT_MEASURED,
         units,
     ]
 
@@ -195,20 +221,34 @@ def percents(*parts: float) -> list[str]:
     """With as many decimals as two digits of the smallest take, so that no bound is rounded away."""
     sizes = [abs(100 * part) for part in parts if part and math.isfinite(part)]
     decimals = min(max(0, 1 - math.floor(math.log10(min(sizes)))), 3) if sizes else 0
-    return [f"{100 * part:,.{decimals}f}" if part < 100 else f"{100 * part:.3g}" for part in parts]
+    return [f"{100 * part:,.{decimals}f}" if part < 100 else _plain(100 * part, 3) for part in parts]
 
 
 def percent(part: float, *, signed: bool = False) -> str:
+    """A change of this part (1); nobody imagines 19,100 %, so that from 1000 % on it is how many times as much."""
+    if part >= _MANY_TIMES:
+        return f"{_plain(1 + part, 3)} times"
     (text,) = percents(part)
     return f"{'+' if signed and part > 0 else ''}{text} %"
 
 
 def _factor(value: float) -> str:
-    return f"{value:.4f}" if value < 100 else f"{value:.4g}"
+    return f"{value:.4f}" if value < 100 else _plain(value, 4)
+
+
+def _plain(value: float, n_digits: int) -> str:
+    """So many digits of a number above 1, never with an exponent; two cycles can give a bound without end."""
+    if value > _MOST:
+        return f">{_MOST:,}"
+    return f"{float(f'{value:.{n_digits}g}'):,.{max(0, n_digits - 1 - magnitude(value))}f}"
 
 
 def _number(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{value:,.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    if value is None:
+        return NOT_MEASURED
+    if 0 < abs(value) < 1e-4:
+        return f"{value:.{4 - magnitude(value)}f}".rstrip("0")
+    return f"{value:,.5g}" if abs(value) < 99_999.5 else f"{value:,.0f}"
 
 
 def _plural(count: int, unit: str) -> str:

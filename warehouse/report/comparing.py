@@ -182,7 +182,7 @@ def _drawn(value: float) -> float:
 
 
 def _signed(percentage: str) -> str:
-    return f"{'' if percentage.startswith('-') or not percentage.strip('0.') else '+'}{percentage} %"
+    return f"{'' if percentage.startswith(('-', '>')) or not percentage.strip('0.') else '+'}{percentage} %"
 
 
 def _pair(found: Sides, one: Comparison, label: str, confidence: float, include_all: bool) -> Pair:

@@ -7,6 +7,9 @@ const shownTable = {sort: 'energy_mean', down: false, page: 0};
 /** Of a campaign, as its row shows it and the address holds it. */
 const shortId = row => row.id.slice(0, 8);
 
+/** Whether a column begins with its greatest: where more is better, the best comes first, as in the charts. */
+const greatestFirst = sort => about.metrics.some(({key, less}) => sort === `${key}_mean` && !less);
+
 function sortedRows() {
   const {sort, down} = shownTable;
   const order = typeof now.kept.find(row => row[sort] !== null)?.[sort] === 'string'
@@ -21,7 +24,7 @@ function listConfigurations(atOnce = PAGE_ROWS) {
   const rows = sortedRows(), pages = Math.max(1, Math.ceil(rows.length / atOnce));
   shownTable.page = Math.max(0, Math.min(shownTable.page, pages - 1));
   const from = shownTable.page * atOnce, shown = rows.slice(from, from + atOnce);
-  document.querySelector('#rows tbody').replaceChildren(...shown.map(lineOf));
+  document.querySelector('#rows tbody').replaceChildren(...(shown.length ? shown.map(lineOf) : [noLine()]));
   for (const head of document.querySelectorAll('#rows th[data-sort]')) {
     const isSorted = head.dataset.sort === shownTable.sort;
     if (isSorted) head.setAttribute('aria-sort', shownTable.down ? 'descending' : 'ascending');
@@ -31,6 +34,14 @@ function listConfigurations(atOnce = PAGE_ROWS) {
     ? `${(from + 1).toLocaleString('en')} to ${(from + shown.length).toLocaleString('en')} of ${rows.length.toLocaleString('en')}` : 'none';
   document.getElementById('page-back').disabled = shownTable.page === 0;
   document.getElementById('page-on').disabled = shownTable.page >= pages - 1;
+}
+
+function noLine() {
+  const line = document.createElement('tr'), cell = line.insertCell();
+  cell.colSpan = document.querySelectorAll('#rows thead th').length;
+  cell.className = 'soft';
+  cell.textContent = 'No configuration is left with these filters.';
+  return line;
 }
 
 function lineOf(row) {
@@ -91,7 +102,7 @@ function listenToTable() {
     const head = event.target.closest('button')?.closest('th');
     if (!head) return;
     const same = shownTable.sort === head.dataset.sort;
-    Object.assign(shownTable, {sort: head.dataset.sort, down: same ? !shownTable.down : false, page: 0});
+    Object.assign(shownTable, {sort: head.dataset.sort, down: same ? !shownTable.down : greatestFirst(head.dataset.sort), page: 0});
     listConfigurations();
   });
   document.querySelector('#rows tbody').addEventListener('change', event => {

@@ -150,6 +150,7 @@ async function start() {
   if (tables.campaigns.length) {
     for (const option of [...byId('rank-by').options]) option.disabled = !measured(option.value);
     shownTable.sort = `${chosen.rankBy}_mean`;
+    shownTable.down = greatestFirst(shownTable.sort);
     readAddress();
     showChoice();
     follow();

@@ -15,8 +15,8 @@ const about = parsed('about');
 const tables = Object.fromEntries(Object.entries(parsed('tables')).map(([name, columns]) => [name, unpacked(columns)]));
 const FILTERS = ['backend', 'model', 'gpu', 'study'];
 for (const row of tables.campaigns) {
-  row.searched = [row.label, row.model, row.backend, row.hardware, row.study, row.experiment, row.hash, row.id]
-    .filter(Boolean).join(' ').toLowerCase();
+  // A line each: no phrase goes from one to the next.
+  row.searched = [row.label, row.model, row.backend, row.hardware, row.study, row.experiment].filter(Boolean).join('\n').toLowerCase();
 }
 
 const chosen = {
@@ -31,10 +31,10 @@ chosen.rankBy = usable.length ? usable[0].key : 'energy';
 let now = {};
 
 function follow() {
-  const words = chosen.find.toLowerCase().split(/\s+/).filter(Boolean);
+  const wanted = wantedBy(chosen.find);
   const kept = tables.campaigns.filter(row =>
     FILTERS.every(name => !chosen.filters[name].size || chosen.filters[name].has(row[name]))
-    && words.every(word => row.searched.includes(word)));
+    && wanted.every(isIn => isIn(row)));
   const field = `${chosen.rankBy}_mean`;
   const sign = about.metrics.find(metric => metric.key === chosen.rankBy).less ? 1 : -1;
   let ranked = [...kept].sort((a, b) =>
@@ -55,6 +55,24 @@ function follow() {
     // A large page may lack the campaign of a run.
     trace: new Set(tables.runs.filter(row => now.isWhole || now.keptPlaces.has(row.c)).map(row => row.trace)),
   };
+}
+
+/** What a campaign has for each word that is looked for; a word and the number behind it are a phrase. */
+function wantedBy(text) {
+  const isNumber = word => /^\d+$/.test(word), wanted = [];
+  for (const word of text.toLowerCase().split(/\s+/).filter(Boolean)) {
+    const last = wanted.at(-1);
+    if (last?.length === 1 && isNumber(word) && !isNumber(last[0])) last.push(word);
+    else wanted.push([word]);
+  }
+  return wanted.map(([word, behind]) => {
+    const number = behind ?? (isNumber(word) ? '' : null);
+    const beginning = /^[\p{L}\p{N}]/u.test(word) ? '(?<![\\p{L}\\p{N}])' : '';
+    const gap = behind ? '[\\p{L}\\p{N}]*[^\\p{L}\\p{N}\\n]+' : '';
+    const sought = new RegExp(beginning + word.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&') + gap + (number === null ? '' : `${number}(?![\\p{L}\\p{N}])`), 'u');
+    const isId = !behind && /^[0-9a-f]{4,}$/.test(word);
+    return row => sought.test(row.searched) || isId && [row.hash, row.id].some(id => id?.startsWith(word));
+  });
 }
 
 /** The place of the pair, work and so on that is drawn: the reader's choice, or the first that the filters leave; -1 is none. */

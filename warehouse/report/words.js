@@ -4,9 +4,10 @@ const FILTER_WORDS = {backend: 'backend', model: 'model', gpu: 'GPU', study: 'st
 const MOST_NAMED = 6;
 const MOST_TICKS_IN_ADDRESS = 40;
 const counted = n => n.toLocaleString('en');
+const some = (n, unit) => `${counted(n)} ${unit}${n === 1 ? '' : 's'}`;
 
 function tellChoice() {
-  const shown = `${counted(now.kept.length)} of ${counted(tables.campaigns.length)} configurations, ${counted(now.cycles)} of ${counted(tables.cycles.length)} cycles`;
+  const shown = `${counted(now.kept.length)} of ${some(tables.campaigns.length, 'configuration')}, ${counted(now.cycles)} of ${some(tables.cycles.length, 'cycle')}`;
   byId('shown').textContent = shown;
   const words = chosenInWords();
   byId('choice').classList.toggle('print-only', !words.length);

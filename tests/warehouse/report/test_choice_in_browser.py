@@ -57,6 +57,57 @@ def test_a_chart_that_cannot_be_drawn_says_so_and_the_others_are_drawn(new_page:
     assert "no chart today" in opened.wrong[0]
 
 
+def test_find_leaves_what_has_the_words_that_were_typed(opened: Opened) -> None:
+    page = opened.page
+    hash_, campaign = page.evaluate("[tables.campaigns[0].hash, tables.campaigns[0].id]")
+    for typed, n_left in (
+        ("batch 8", 8),
+        ("Large-8b batch 1", 4),
+        ("batch 1", 8),
+        ("vllm l4", 10),
+        ("l4 vllm", 10),
+        ("8", 8),
+        ("batch", 40),
+        ("arge", 0),
+        ("8b (", 0),
+        ("batch 8 · L4", 4),
+        (campaign[:3], 0),
+        (campaign[:8], 1),
+        (hash_[:4], 2),
+        ("32 org/small", 4),
+        ("vllm 8", 0),
+    ):
+        page.get_by_label("Find").fill(typed)
+        expect(page.locator("#shown"), typed).to_contain_text(f"{n_left} of 40 configurations")
+
+
+def test_the_table_begins_with_the_best_of_a_column(opened: Opened) -> None:
+    page = opened.page
+    for metric, orders in (("speed", ("descending", "ascending")), ("ttft", ("ascending", "descending"))):
+        head = page.locator(f"#rows th[data-sort={metric}_mean]")
+        for order in orders:
+            head.get_by_role("button").click()
+            assert page.locator("#rows th[aria-sort]").count() == 1
+            assert head.get_attribute("aria-sort") == order
+            means = page.evaluate(f"tables.campaigns.map(row => row.{metric}_mean)")
+            shown = page.locator(f"#rows [data-metric={metric}] > :first-child").all_text_contents()
+            listed = [float(text.replace(",", "")) for text in shown]
+            assert listed == pytest.approx(sorted(means, reverse=order == "descending")[: len(shown)], rel=1e-3)
+
+
+def test_without_energy_the_table_begins_as_the_charts_do_with_most_tokens(new_page: NewPage, tmp_path: Path) -> None:
+    for number, seconds in ((1, 4.0), (2, 1.0), (3, 2.0)):
+        save(tmp_path / "results", make_result(number, seconds=seconds, study=f"s{number}"))
+    db, target = tmp_path / "w.duckdb", tmp_path / "r.html"
+    assert warehouse("ingest", tmp_path / "results", db=db) == 0
+    assert warehouse("report", "-o", target, db=db) == 0
+    page = Opened(new_page(), target).page
+    assert page.locator("#rows [aria-sort=descending]").get_attribute("data-sort") == "speed_mean"
+    listed = page.locator("#rows tbody tr").evaluate_all("all => all.map(one => one.dataset.campaign)")
+    assert listed == page.evaluate("now.ranked.map(row => row.id)")
+    assert len(listed) == 3
+
+
 def test_a_front_is_of_what_the_filters_leave(opened: Opened) -> None:
     page = opened.page
     opened.tick("pytorch")
@@ -137,6 +188,7 @@ def test_the_bound_of_the_meter_stands_below_the_interval_and_in_the_figures(new
     assert warehouse("ingest", tmp_path / "results", db=db) == 0
     assert warehouse("report", "-o", target, db=db) == 0
     page = Opened(new_page(), target).page
+    assert page.locator("#shown").text_content() == "1 of 1 configuration, 2 of 2 cycles"
     cell = page.locator("#rows [data-metric=energy] > *")
     assert cell.all_text_contents()[2:] == ["meter ±0.85 %"], "the largest of its cycles, never rounded down"
     assert page.locator("#rows [data-metric=speed] > *").count() == 2

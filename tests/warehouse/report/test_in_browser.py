@@ -112,6 +112,8 @@ def test_a_filter_changes_what_is_drawn_and_it_comes_back(opened: Opened) -> Non
     opened.settle()
     assert opened.drawn("energy") == 0
     assert page.locator("#f-energy .nothing").is_visible()
+    assert page.locator("#rows tbody").inner_text() == "No configuration is left with these filters."
+    assert page.locator("#rows tbody td").get_attribute("colspan") == str(page.locator("#rows thead th").count())
     assert opened.wrong == []
 
 

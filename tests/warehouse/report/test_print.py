@@ -70,7 +70,10 @@ def test_paper_says_what_was_chosen(new_page: NewPage, report: Path) -> None:
         f"by configuration only what is ticked: {', '.join(ticked)}"
     )
     assert page.locator("#choice").is_visible(), "on a screen, too, where something is chosen"
+    advice = page.get_by_text("Tick rows to draw these alone")
+    assert advice.is_visible()
     page.emulate_media(media="print")
+    assert not advice.is_visible()
     for name, said in (
         ("rank-by", "Order by: output tokens per second, most first; 1 to 2 of 2 ticked"),
         ("work", "Work: org/large-8b, 40 prompts, at most 10 output tokens - 20 configurations"),
