@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import vl_convert as vlc
 
 from images.contract.config import ExperimentConfig
+from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.results import make_result, rows, save, warehouse
 from warehouse.database import prepare, reading
 from warehouse.report.charts import rank_metric, ranking
 from warehouse.report.data import read_report
-from warehouse.report.pictures import MOST_WORKS
+from warehouse.report.pictures import MOST_WORKS, drawn, pictures_of
 from warehouse.report.runs import MOST_TRACES
 
 _CHARTS = {
@@ -31,6 +34,16 @@ def folder(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("pictures") / "new"
     assert warehouse("report", "--pictures", found, db=measured) == 0
     return found
+
+
+@pytest.fixture(scope="module")
+def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the cookbook: GPUs against their fellows in three figures."""
+    found = tmp_path_factory.mktemp("year")
+    (found / "results").mkdir()
+    write_year(found / "results")
+    assert warehouse("ingest", found / "results", db=found / "w.duckdb") == 0
+    return found / "w.duckdb"
 
 
 def _several(measured: Path) -> set[str]:
@@ -153,6 +166,39 @@ def test_figures_in_a_picture_are_those_of_the_database(folder: Path, measured: 
     ]
     for energy in cycles:
         assert any(one == pytest.approx(energy, rel=1e-3) for one in shown)
+
+
+@pytest.mark.parametrize("width_cm", [8.5, 11.0, 16.0, 17.0])
+def test_all_that_is_drawn_is_on_the_picture(year: Path, width_cm: float) -> None:
+    with reading(year, 5) as connection:
+        data = read_report(connection, year, [], include_all=False, made_at=_NOW)
+    one_of_each = {picture.chart.name: picture for picture in pictures_of(data)}
+    found = dict(drawn([*one_of_each.values()], data, width_cm, ("svg",)))
+    assert {"drift-gpu.svg", "energy.svg"} <= found.keys()
+    assert [name for name, svg in found.items() if _is_something_beyond(svg.decode())] == []
+
+
+def _is_something_beyond(svg: str) -> bool:
+    """Whether anything is drawn where the picture has ended: with all inside of it left out, all must be clear."""
+    size = re.search(r'width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"', svg)
+    assert size is not None
+    width, height = float(size[1]), float(size[2])
+    around = f'x="-60" y="-60" width="{width + 120}" height="{height + 120}"'
+    inside = f'x="-1" y="-1" width="{width + 2}" height="{height + 2}"'
+    outside = f'<rect {around} fill="white"/><rect {inside} fill="black"/>'
+    head, body = svg[: svg.index(">") + 1], svg[svg.index(">") + 1 : svg.rindex("</svg>")]
+    wider = head.replace(
+        size[0], f'width="{width + 120}" height="{height + 120}" viewBox="-60 -60 {width + 120} {height + 120}"'
+    )
+    mask = f'<mask id="outside" maskUnits="userSpaceOnUse" {around}>{outside}</mask>'
+    png = vlc.svg_to_png(f'{wider}{mask}<g mask="url(#outside)">{body}</g></svg>', scale=1)
+    pixels, at = b"", 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        pixels += png[at + 8 : at + 8 + length] if png[at + 4 : at + 8] == b"IDAT" else b""
+        at += 12 + length
+    # Beside colours, which are all 0, a line says how it was filtered: less than 5.
+    return max(zlib.decompress(pixels)) > 4
 
 
 def test_one_format_and_a_narrow_column(measured: Path, tmp_path: Path) -> None:
