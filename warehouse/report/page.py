@@ -26,7 +26,7 @@ from warehouse.numerals import rough
 from warehouse.report.alike import in_common
 from warehouse.report.charts import NARROW, SECOND_LINE, WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
-from warehouse.report.fronts import APART, MOST_NAMES, logarithmic
+from warehouse.report.fronts import APART, BESIDE, MOST_NAMES, logarithmic
 from warehouse.report.gallery import Missing, gallery
 from warehouse.report.theme import VEGA_LITE, ordered_backends
 
@@ -122,6 +122,7 @@ def _about(data: ReportData, charts: Sequence[Chart | Missing], n_works: int) ->
         "fronts": {
             "most": MOST_NAMES,
             "apart": APART,
+            "beside": BESIDE,
             "logarithmic": {one.key: logarithmic(data.campaigns, one.key) for one in METRICS[1:3]},
         },
         "metrics": [
