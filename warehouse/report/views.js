@@ -88,7 +88,8 @@ function whyEmpty(sources) {
 /** The sentence of what is chosen, where a chart has several. */
 function tellSummary(name) {
   const {by, summaries} = about.charts[name];
-  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[drawnOf(by)] ?? '';
+  // Where none is left, of what is drawn of the whole report: "In the whole report:" stands before it.
+  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[drawnOf(by)] ?? (by === 'work' ? summaries[chosen.work] : '');
 }
 
 function repaint() {
