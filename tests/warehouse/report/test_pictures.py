@@ -257,6 +257,13 @@ def test_what_cannot_be_written_is_one_line(
     assert [one.name for one in (tmp_path / "taken").iterdir()] == ["energy.svg"]
 
 
+def test_a_full_disk_is_one_line_and_no_mistake_of_the_call(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert warehouse("report", "-o", "/dev/full", db=measured) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+
+
 def test_a_folder_that_was_made_for_nothing_goes_again(measured: Path, tmp_path: Path) -> None:
     assert warehouse("report", "--pictures", tmp_path / "p", "--study", "none", db=measured) == 2
     assert not (tmp_path / "p").exists()
