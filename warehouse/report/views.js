@@ -47,6 +47,8 @@ async function draw(name) {
     ast: true, renderer: many ? 'canvas' : 'svg', actions: false, tooltip: {theme: 'custom'}, logLevel: 1,
   });
   delete spec.datasets;
+  // Beside its axis there may be less room for a legend than Vega first took: laid out once more, none is cut off above.
+  await view.resize().runAsync();
   host.querySelector('svg,canvas').setAttribute('aria-hidden', 'true');
   host.dataset.rows = rows[rows.length - 1].length;
   views[name] = view;

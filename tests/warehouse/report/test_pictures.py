@@ -14,6 +14,7 @@ import vl_convert as vlc
 
 from images.contract.config import ExperimentConfig
 from tests.warehouse.cookbook_data import write_year
+from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import make_result, rows, save, warehouse
 from warehouse.database import prepare, reading
 from warehouse.report.charts import rank_metric, ranking
@@ -176,6 +177,24 @@ def test_all_that_is_drawn_is_on_the_picture(year: Path, width_cm: float) -> Non
     found = dict(drawn([*one_of_each.values()], data, width_cm, ("svg",)))
     assert {"drift-gpu.svg", "energy.svg"} <= found.keys()
     assert [name for name, svg in found.items() if _is_something_beyond(svg.decode())] == []
+
+
+@pytest.mark.parametrize("width", [500, 700, 1280])
+def test_no_legend_of_a_page_stands_above_its_chart(year: Path, new_page: NewPage, width: int) -> None:
+    target = year.with_name("report.html")
+    assert warehouse("report", "-o", target, db=year) == 0
+    assert _legends_above(Opened(new_page(viewport={"width": width, "height": 900}), target)) == []
+
+
+def _legends_above(opened: Opened) -> list[str]:
+    found: dict[str, float] = opened.page.evaluate("""
+    () => Object.fromEntries([...document.querySelectorAll('.chart:has(svg .role-legend)')].map(host => {
+      const top = of => host.querySelector(of).getBoundingClientRect().top;
+      return [host.dataset.chart, top('svg .role-legend') - top('svg')];
+    }))
+    """)
+    assert "drift-gpu" in found
+    return [name for name, below in found.items() if below < -0.5]
 
 
 def _is_something_beyond(svg: str) -> bool:
