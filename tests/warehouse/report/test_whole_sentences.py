@@ -19,14 +19,14 @@ def test_lists_and_sentences_where_the_filters_leave_nothing(new_page: NewPage, 
     opened.settle()
     before = page.locator("#s-energy-speed > bdi").inner_text()
     page.get_by_label("Find").fill("no such thing")
-    expect(page.locator("#shown")).to_contain_text("0 of 40 configurations")
+    expect(page.locator("#shown")).to_have_text("0 of 40 configurations, 0 of 200 cycles")
     opened.settle()
     for name in ("work", "trace"):
         chosen = page.locator(f"#{name}").evaluate("list => list.selectedOptions[0].textContent")
         assert chosen == "none is left with these filters"
     assert page.locator("#s-energy-speed").inner_text() == f"In the whole report: {before}"
     page.get_by_label("Find").fill("")
-    expect(page.locator("#shown")).to_contain_text("40 of 40 configurations")
+    expect(page.locator("#shown")).to_have_text("40 of 40 configurations, 200 of 200 cycles")
     opened.settle()
     assert page.locator("#work").input_value() == "1"
 
