@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from warehouse.commands.typeset import typeset_notes
 from warehouse.comparison.selection import listed
+from warehouse.report.alike import in_common
 from warehouse.report.charts import WINDOW, Chart, capital, cycles_in_words, rank_metric, ranking
 from warehouse.report.data import METRICS, ReportData, Row
 from warehouse.report.pictures import MOST_WORKS, Picture, PictureFormat
@@ -27,7 +28,8 @@ _HOW = {
 
 def captions(pictures: Sequence[Picture], formats: Sequence[PictureFormat], data: ReportData) -> str:
     """Markdown: for each picture its files, a caption, and where its figures come from; in the pictures' order."""
-    source = _source(data)
+    common = in_common(data.campaigns)
+    source = f"{common}. {_source(data)}" if common is not None else _source(data)
     parts = ["# Captions"]
     if limit := left_out(data):
         parts.append(_text(f"{limit}."))

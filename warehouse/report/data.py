@@ -85,6 +85,7 @@ class ReportData:
         studies: asked for; empty is all there are.
         only_failed: configurations without any result (groups).
         compared: two sides; then the report is on their campaigns alone.
+        campaigns: none if no cycle of any counts.
         gpus: how each GPU differs from its fellows, as `drift_by_gpu` has it; of those that differ most.
         n_gpus: how many there are that have fellows.
     """
@@ -132,7 +133,8 @@ def read_report(
         groups = measured = [group for group in measured if group.campaign_id in compared.campaign_ids]
     _choose(connection, measured, studies, None if compared is None else compared.campaign_ids, include_all)
 
-    shown = measured[:MOST_CAMPAIGNS]
+    # Where no cycle counts, there is nothing to draw of any of them.
+    shown = measured[:MOST_CAMPAIGNS] if any(group.n_cycles for group in measured) else []
     campaigns = _campaign_rows(connection, shown)
     place = {row["id"]: row["c"] for row in campaigns}
     works = works_of(connection, campaigns)
@@ -143,7 +145,7 @@ def read_report(
     cycles, n_cycles = read_cycles(connection, place, MOST_CYCLES, with_ids=MOST_IDS)
     found = troubles.read_troubles(connection)
     notes = []
-    if len(measured) > len(shown):
+    if len(measured) > len(shown) > 0:
         notes.append(
             f"Only the first {len(shown):,} of {len(measured):,} campaigns are on this page; --study narrows it."
         )

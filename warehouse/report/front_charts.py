@@ -17,15 +17,16 @@ from warehouse.report.charts import (
     settings_tooltip,
 )
 from warehouse.report.data import METRICS, Metric, ReportData, Row
-from warehouse.report.fronts import ends
+from warehouse.report.fronts import BESIDE, ends
 from warehouse.report.theme import CARD, INK, SOFT, backend_colour, backend_shape, ordered_backends, themed, zoom
 
 _HEIGHT = 340
 _LETTER = 6.0
-_BELOW = 13
-"""How far the middle of a name is below its point (px)."""
+_BESIDE = round(BESIDE * _HEIGHT)
+"""How far the middle of a name is below its point, or above it (px)."""
 _MARGIN = 24
-"""Between the points and the ends of the axis of energy, so that the lowest has its name below it (px)."""
+"""Between the points and the ends of the axis of energy, so that the lowest has its name below it, and the highest one
+above (px)."""
 
 
 def front_chart(other: Metric, data: ReportData) -> Chart:
@@ -105,6 +106,7 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
                 (
                     *SETTINGS,
                     f"{key}_name",
+                    f"{key}_above",
                     "short",
                     "simulated",
                     front,
@@ -126,7 +128,7 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
 
 
 def _names(other: Metric, x: alt.X, y: alt.Y) -> alt.LayerChart:
-    """Names below their points, on the side of the front where by its meaning there is no point."""
+    """Names below their points, or above, on the side of the front where by its meaning there is no point."""
     key = other.key
     base = alt.Chart(alt.NamedData("campaigns")).transform_filter(f"isValid(datum.{key}_name)")
     wide = f"min({_LETTER} * length(datum.{key}_name), width)"
@@ -145,7 +147,7 @@ def _names(other: Metric, x: alt.X, y: alt.Y) -> alt.LayerChart:
             baseline="middle",
             fontSize=11,
             dx=alt.ExprRef(f"{left} - {at_x}"),
-            dy=_BELOW,
+            dy=alt.ExprRef(f"datum.{key}_above ? -{_BESIDE} : {_BESIDE}"),
             limit=alt.ExprRef("width"),
             opacity=alt.ExprRef(f"{inside} ? 1 : 0"),
             aria=False,

@@ -15,6 +15,8 @@ Row = dict[str, Any]
 MOST_NAMES = 8
 APART = (0.45, 0.055)
 """Names that are nearer than this both across and upright would touch (parts of the width and of the height)."""
+BESIDE = 0.038
+"""How far the middle of a name is below its point, or above it (part of the height)."""
 
 
 def mark_fronts(campaigns: Sequence[Row], signs: Mapping[str, int]) -> None:
@@ -49,9 +51,11 @@ def _in_order(rows: Sequence[Row], key: str, sign: int) -> list[tuple[tuple[floa
 def name_fronts(campaigns: Sequence[Row], keys: Sequence[str]) -> None:
     """Give each row ``speed_name`` and so on for all `keys`: what it is called on the front, None if there is no room.
 
-    And ``short``: what it can be called on the front of any part of its work.
+    ``speed_above``: whether its name stands above its point. And ``short``: what it can be called on the front of any
+    part of its work.
 
-    Of each kind of work both ends come first, then from the end of least energy on whatever has room.
+    Of each kind of work both ends come first, and always have names, then from the end of least energy on whatever has
+    room.
     """
     of_any: dict[int | None, list[Row]] = defaultdict(list)
     for row in campaigns:
@@ -63,7 +67,7 @@ def name_fronts(campaigns: Sequence[Row], keys: Sequence[str]) -> None:
     for key in keys:
         of_work: dict[int, list[Row]] = defaultdict(list)
         for row in campaigns:
-            row[f"{key}_name"] = None
+            row |= {f"{key}_name": None, f"{key}_above": False}
             if row["work"] is not None and None not in (row["energy_mean"], row[f"{key}_mean"]):
                 of_work[row["work"]].append(row)
         is_log = logarithmic(campaigns, key)
@@ -92,12 +96,28 @@ def _name_front(rows: Sequence[Row], key: str, is_log: Sequence[bool]) -> None:
     front = sorted((row for row in rows if row[f"{key}_front"]), key=lambda row: (row["energy_mean"], row["c"]))
     axes = [_places(front, rows, one, log) for one, log in zip((key, "energy"), is_log, strict=True)]
     places = list(zip(*axes, strict=True))
-    chosen: list[int] = []
-    for at in sorted(range(len(front)), key=lambda at: (at not in (0, len(front) - 1), at)):
-        if len(chosen) < MOST_NAMES and all(_is_apart(places[at], places[other]) for other in chosen):
-            chosen.append(at)
-    for at, name in zip(chosen, short_labels([front[at] for at in chosen], rows), strict=True):
-        front[at][f"{key}_name"] = name
+    ends = _ends_of(front)
+    chosen: dict[int, tuple[float, float]] = {}
+    for at in [*ends, *(at for at in range(len(front)) if at not in ends)]:
+        across, upright = places[at]
+        # What stands below at one end would touch the other end's name: that one is above.
+        for side in (-BESIDE, BESIDE) if at in ends else (-BESIDE,):
+            name = (across, upright + side)
+            if len(chosen) < MOST_NAMES and all(
+                _is_apart(name, place, whatever_across=at in ends and other in ends) for other, place in chosen.items()
+            ):
+                chosen[at] = name
+                front[at][f"{key}_above"] = side > 0
+                break
+    # Told apart also from those on the front that have no name.
+    for at, words in enumerate(short_labels(front, rows)):
+        front[at][f"{key}_name"] = words if at in chosen else None
+
+
+def _ends_of(front: Sequence[Row]) -> list[int]:
+    """Places of those that take least and most energy, of what was measured before what was simulated."""
+    sides = [[at for at, row in enumerate(front) if bool(row["simulated"]) == simulated] for simulated in (False, True)]
+    return list(dict.fromkeys(at for side in sides if side for at in (side[0], side[-1])))
 
 
 def _places(front: Sequence[Row], rows: Sequence[Row], key: str, log: bool) -> list[float]:
@@ -111,5 +131,10 @@ def _places(front: Sequence[Row], rows: Sequence[Row], key: str, log: bool) -> l
     return [(on_axis(row[f"{key}_mean"]) - low) / ((high - low) or 1.0) for row in front]
 
 
-def _is_apart(one: Sequence[float], other: Sequence[float]) -> bool:
-    return any(abs(a - b) >= least for a, b, least in zip(one, other, APART, strict=True))
+def _is_apart(one: Sequence[float], other: Sequence[float], *, whatever_across: bool) -> bool:
+    """
+    Args:
+        whatever_across: only how far they are apart upright counts, so that names of any length keep clear.
+    """
+    across, upright = (abs(a - b) >= least for a, b, least in zip(one, other, APART, strict=True))
+    return upright or (across and not whatever_across)

@@ -23,9 +23,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from warehouse.comparison.words import NAMES
 from warehouse.numerals import rough
+from warehouse.report.alike import in_common
 from warehouse.report.charts import NARROW, SECOND_LINE, WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
-from warehouse.report.fronts import APART, MOST_NAMES, logarithmic
+from warehouse.report.fronts import APART, BESIDE, MOST_NAMES, logarithmic
 from warehouse.report.gallery import Missing, gallery
 from warehouse.report.theme import VEGA_LITE, ordered_backends
 
@@ -86,6 +87,7 @@ def _known(data: ReportData) -> dict[str, Any]:
     return {
         "data": data,
         "counts": data.counts,
+        "common": in_common(data.campaigns),
         "policy": _policy(bundle, program),
         "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
         "bundle": bundle,
@@ -120,6 +122,7 @@ def _about(data: ReportData, charts: Sequence[Chart | Missing], n_works: int) ->
         "fronts": {
             "most": MOST_NAMES,
             "apart": APART,
+            "beside": BESIDE,
             "logarithmic": {one.key: logarithmic(data.campaigns, one.key) for one in METRICS[1:3]},
         },
         "metrics": [

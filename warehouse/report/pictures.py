@@ -85,6 +85,9 @@ def _drawn(spec: dict[str, Any], formats: tuple[PictureFormat, ...]) -> Iterator
 
 def _for_paper(spec: dict[str, Any]) -> dict[str, Any]:
     """Legends name what is drawn, and what a reader would hover for stands in the SVG's labels."""
+    # Beside its axis there is less room than Vega first takes for a legend: one that goes on in a further line then
+    # stands above the picture, unless all is laid out once more.
+    spec["autosize"]["resize"] = True
     for layer, rows in _layers(spec, spec["datasets"], []):
         encoding = layer["encoding"]
         if "tooltip" in encoding:

@@ -124,17 +124,28 @@ function markFront(rows, key) {
 
 /** Names of a front's points, by the rule of `name_fronts`: both ends, then those that lie apart. */
 function nameFront(rows, key) {
-  const {most, apart, logarithmic} = about.fronts;
+  const {most, apart, beside, logarithmic} = about.fronts;
   const front = rows.filter(row => row[`${key}_front`]).sort((a, b) => a.energy_mean - b.energy_mean);
-  const axes = [key, 'energy'].map((one, axis) => {
+  const [across, upright] = [key, 'energy'].map((one, axis) => {
     const on = logarithmic[key][axis] ? Math.log : Number;
     const drawn = rows.flatMap(row => [row[`${one}_mean`], row[`${one}_lo`], row[`${one}_hi`]]).filter(value => value !== null).map(on);
     const low = Math.min(...drawn), span = Math.max(...drawn) - low || 1;
     return row => (on(row[`${one}_mean`]) - low) / span;
   });
-  const withName = [];
-  for (const row of [front[0], front[front.length - 1], ...front.slice(1, -1)]) {
-    if (row && withName.length < most && withName.every(other => axes.some((at, axis) => Math.abs(at(row) - at(other)) >= apart[axis]))) withName.push(row);
+  const ends = new Set([false, true].flatMap(simulated => {
+    const side = front.filter(row => Boolean(row.simulated) === simulated);
+    return side.length ? [side[0], side[side.length - 1]] : [];
+  }));
+  const heights = new Map();
+  for (const row of [...ends, ...front.filter(row => !ends.has(row))]) {
+    for (const side of ends.has(row) ? [-beside, beside] : [-beside]) {
+      const height = upright(row) + side;
+      const isApart = ([other, its]) => Math.abs(height - its) >= apart[1]
+        || !(ends.has(row) && ends.has(other)) && Math.abs(across(row) - across(other)) >= apart[0];
+      if (heights.has(row) || heights.size >= most || ![...heights].every(isApart)) continue;
+      heights.set(row, height);
+      row[`${key}_above`] = Number(side > 0);
+    }
   }
-  for (const row of rows) row[`${key}_name`] = withName.includes(row) ? row.short : null;
+  for (const row of rows) row[`${key}_name`] = heights.has(row) ? row.short : null;
 }

@@ -23,6 +23,8 @@ from warehouse.report.theme import (
 )
 
 _LINE_OF_A_GPU = 48
+_HALF_A_DATE = 45
+"""Nearer to the ends of its axis (px) a date would stand out of the chart."""
 _DATES: Any = {
     **dict.fromkeys(("year", "quarter", "month", "week", "day", "date"), "%d %b"),
     **dict.fromkeys(("hours", "minutes"), "%d %b %H:%M"),
@@ -58,7 +60,7 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
             "when:T",
             title="began at (UTC)",
             scale=alt.Scale(type="utc", nice=False, padding=8),
-            axis=alt.Axis(labelOverlap="greedy", labelSeparation=10, format=_DATES),
+            axis=alt.Axis(labelOverlap="greedy", labelSeparation=10, labelFlush=_HALF_A_DATE, format=_DATES),
         )
     points = (
         base.mark_point(filled=True, size=24, opacity=_opacity(len(data.cycles)), aria=False)

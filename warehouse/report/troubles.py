@@ -62,7 +62,7 @@ FROM temp.invalid_runs WHERE NOT superseded
 GROUP BY reason ORDER BY n_runs DESC, reason
 """
 _FAILURES = """
-SELECT error_class, exit_code, study, coalesce(experiment, backend) AS experiment, model, batch_size AS batch, n_failed,
+SELECT error_class, exit_code, study, experiment, backend, model, batch_size AS batch, n_failed,
     strftime(last_failed AT TIME ZONE 'UTC', '%Y-%m-%d %H:%M') AS last_failed, last_message AS message,
     last_advice AS advice
 FROM failure_summary

@@ -47,6 +47,8 @@ async function draw(name) {
     ast: true, renderer: many ? 'canvas' : 'svg', actions: false, tooltip: {theme: 'custom'}, logLevel: 1,
   });
   delete spec.datasets;
+  // Beside its axis there may be less room for a legend than Vega first took: laid out once more, none is cut off above.
+  await view.resize().runAsync();
   host.querySelector('svg,canvas').setAttribute('aria-hidden', 'true');
   host.dataset.rows = rows[rows.length - 1].length;
   views[name] = view;
@@ -88,7 +90,8 @@ function whyEmpty(sources) {
 /** The sentence of what is chosen, where a chart has several. */
 function tellSummary(name) {
   const {by, summaries} = about.charts[name];
-  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[drawnOf(by)] ?? '';
+  // Where none is left, of what is drawn of the whole report: "In the whole report:" stands before it.
+  if (by) document.querySelector(`#s-${name} > bdi`).textContent = summaries[drawnOf(by)] ?? (by === 'work' ? summaries[chosen.work] : '');
 }
 
 function repaint() {

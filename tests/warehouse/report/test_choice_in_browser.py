@@ -14,7 +14,7 @@ from images.contract.parts import EnergyBreakdown
 from tests.warehouse.report.measured import BACKENDS, N_EXPERIMENTS
 from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import make_result, save, warehouse
-from warehouse.report.fronts import mark_fronts
+from warehouse.report.fronts import mark_fronts, name_fronts
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -158,10 +158,40 @@ def test_the_page_and_the_report_have_one_rule_of_fronts(opened: Opened) -> None
       markFront(again, key);
       nameFront(again, key);
       return again.every((row, at) => row[`${key}_front`] === rows[at][`${key}_front`]
-        && !row[`${key}_name`] === !rows[at][`${key}_name`]);
+        && !row[`${key}_name`] === !rows[at][`${key}_name`] && !row[`${key}_above`] === !rows[at][`${key}_above`]);
     })
     """)
     assert same
+
+
+def test_the_page_and_the_report_have_one_rule_of_names(opened: Opened) -> None:
+    """Where ends lie together, too, and on axes of which the page has one kind."""
+    random = Random(2)
+    settings = ("model", "dtype", "processes", "study", "experiment", "driver", "image", "limit", "commit", "hash")
+    for spread in (0.001, 0.03, 1.0):
+        made = [
+            {"c": at, "id": f"{at}", "work": 0, "simulated": at % 3 == 0, "batch": at, "backend": "b", "hardware": "h"}
+            | dict.fromkeys(settings)
+            for at in range(30)
+        ]
+        for at, row in enumerate(made):
+            for key, value in (("energy", 5 + random.random()), ("ttft", 5 + random.random())):
+                value = 5 + spread * (value - 5) if at else 9.0
+                row |= {f"{key}_mean": value, f"{key}_lo": None, f"{key}_hi": None}
+        mark_fronts(made, {"ttft": 1})
+        name_fronts(made, ("ttft",))
+        assert sum(row["ttft_name"] is not None for row in made) >= 2
+        on_page = opened.page.evaluate(
+            """rows => {
+              about.fronts.logarithmic.ttft = [false, false];
+              nameFront(rows, 'ttft');
+              return rows.map(row => [row.c, row.ttft_name !== null, !!row.ttft_name && !!row.ttft_above]);
+            }""",
+            [{**row, "ttft_name": None, "ttft_above": 0} for row in made],
+        )
+        assert on_page == [
+            [row["c"], row["ttft_name"] is not None, row["ttft_name"] is not None and row["ttft_above"]] for row in made
+        ]
 
 
 @pytest.mark.parametrize("by", ["click", "keyboard"])

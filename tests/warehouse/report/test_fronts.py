@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import vl_convert as vlc
 
-from images.contract.config import ExperimentConfig
+from images.contract.config import BackendName, ExperimentConfig
 from images.contract.work import ArrivalProcess, Sampling, Workload
 from tests.warehouse.results import make_result, save, warehouse
 from warehouse.database import reading
@@ -56,7 +56,23 @@ def test_of_points_that_lie_together_only_some_have_names_and_both_ends_do() -> 
     close = [_campaign(at, 100 + at, 10 + at / 1000, front=at < 2) for at in range(30)] + [
         _campaign(30, 10, 900, front=False)
     ]
-    assert list(_named(close)) == [0], "two that are one dot"
+    assert list(_named(close)) == [0, 1], "two that are one dot are both ends"
+    assert [row["speed_above"] for row in close[:2]] == [False, True]
+
+
+def test_both_ends_of_what_was_measured_and_of_what_was_simulated_have_names() -> None:
+    rows = [_campaign(at, 100 * at, 100 * at, front=True, simulated=at > 6) for at in range(1, 13)]
+    assert {1, 6, 7, 12} <= _named(rows).keys()
+    alike = [_campaign(at, 100 + at, 10 + at, front=at < 3, simulated=False) for at in range(3)]
+    assert _named([*alike, _campaign(9, 1, 9999, front=False)]).keys() == {0, 2}
+
+
+def test_a_name_is_no_other_points_on_the_same_front() -> None:
+    """Of two that are called the same without their backend one has no room for its name."""
+    backends = {1: "pytorch", 2: "vllm", 3: "vllm"}
+    rows = [_campaign(32 * (at < 3), 100 + at, 10 + at / 9, front=True, c=at, backend=backends[at]) for at in (1, 2, 3)]
+    named = _named([*rows, _campaign(9, 1, 9999, front=False)])
+    assert named == {1: "pytorch · batch 32", 3: "vllm · batch 0"}
 
 
 def test_names_say_what_is_special_and_the_engine_only_where_it_is_needed() -> None:
@@ -80,23 +96,48 @@ def test_names_are_drawn_whole_inside_the_picture(measured: Path, width: float) 
             names = [row[f"{chart.name.partition('-')[2]}_name"] for row in data.campaigns if row["work"] == choice]
             places = _places(svg, {name for name in names if name is not None})
             assert len(places) >= 2
-            for name, x in places:
+            for name, x, _ in places:
                 assert 0 <= x <= width - 5 * len(name), name
 
 
-def _places(svg: str, names: set[str]) -> list[tuple[str, float]]:
-    """Of each of these names where it begins (px), in the whole picture."""
+@pytest.mark.parametrize("width", [321.0, 640.0])
+@pytest.mark.parametrize("seconds", [(1.0, 1.02), (1.0, 3.0)])
+def test_names_of_ends_that_lie_together_keep_clear(
+    root: Path, db: Path, width: float, seconds: tuple[float, float]
+) -> None:
+    """Two backends that take nearly the same energy, below a third that takes far more."""
+    backends: list[tuple[BackendName, float, float]] = [
+        ("pytorch", 30.0, seconds[1]),
+        ("vllm", 30.3, seconds[0]),
+        ("stub", 300.0, 4.0),
+    ]
+    for number, (backend, energy_j, time) in enumerate(backends, start=1):
+        config = ExperimentConfig(backend=backend, model="org/m", batch_size=32)
+        save(root, make_result(number, energy_j=energy_j, seconds=time, config=config, prompts_sha256="a" * 64))
+    assert warehouse("ingest", root, db=db) == 0
+    data = read(db)
+    chart = next(one for one in gallery(data) if one.name == "energy-speed")
+    assert isinstance(chart, Chart)
+    svg = vlc.vegalite_to_svg(static_spec(chart, data, width=width), vl_version=VEGA_LITE)
+    names = {"pytorch · batch 32", "vllm · batch 32"}
+    heights = {name: y for name, _, y in _places(svg, names)}
+    assert heights.keys() == names
+    assert heights["pytorch · batch 32"] - heights["vllm · batch 32"] >= 15
+
+
+def _places(svg: str, names: set[str]) -> list[tuple[str, float, float]]:
+    """Of each of these names where it begins and how far down it is (px), in the whole picture."""
     found = []
 
-    def walk(element: ElementTree.Element, x: float) -> None:
-        moved = re.match(r"translate\(([-\d.]+)", element.get("transform") or "")
-        x += float(moved[1]) if moved else 0.0
+    def walk(element: ElementTree.Element, x: float, y: float) -> None:
+        moved = re.match(r"translate\(([-\d.]+),([-\d.]+)", element.get("transform") or "")
+        x, y = (x + float(moved[1]), y + float(moved[2])) if moved else (x, y)
         if element.tag == f"{_SVG}text" and (text := "".join(element.itertext())) in names:
-            found.append((text, x))
+            found.append((text, x, y))
         for child in element:
-            walk(child, x)
+            walk(child, x, y)
 
-    walk(ElementTree.fromstring(svg), 0.0)
+    walk(ElementTree.fromstring(svg), 0.0, 0.0)
     return found
 
 

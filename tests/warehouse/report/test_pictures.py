@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import vl_convert as vlc
 
 from images.contract.config import ExperimentConfig
+from tests.warehouse.cookbook_data import write_year
+from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import make_result, rows, save, warehouse
 from warehouse.database import prepare, reading
 from warehouse.report.charts import rank_metric, ranking
 from warehouse.report.data import read_report
-from warehouse.report.pictures import MOST_WORKS
+from warehouse.report.pictures import MOST_WORKS, drawn, pictures_of
 from warehouse.report.runs import MOST_TRACES
 
 _CHARTS = {
@@ -31,6 +35,16 @@ def folder(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("pictures") / "new"
     assert warehouse("report", "--pictures", found, db=measured) == 0
     return found
+
+
+@pytest.fixture(scope="module")
+def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the cookbook: GPUs against their fellows in three figures."""
+    found = tmp_path_factory.mktemp("year")
+    (found / "results").mkdir()
+    write_year(found / "results")
+    assert warehouse("ingest", found / "results", db=found / "w.duckdb") == 0
+    return found / "w.duckdb"
 
 
 def _several(measured: Path) -> set[str]:
@@ -155,6 +169,57 @@ def test_figures_in_a_picture_are_those_of_the_database(folder: Path, measured: 
         assert any(one == pytest.approx(energy, rel=1e-3) for one in shown)
 
 
+@pytest.mark.parametrize("width_cm", [8.5, 11.0, 16.0, 17.0])
+def test_all_that_is_drawn_is_on_the_picture(year: Path, width_cm: float) -> None:
+    with reading(year, 5) as connection:
+        data = read_report(connection, year, [], include_all=False, made_at=_NOW)
+    one_of_each = {picture.chart.name: picture for picture in pictures_of(data)}
+    found = dict(drawn([*one_of_each.values()], data, width_cm, ("svg",)))
+    assert {"drift-gpu.svg", "energy.svg"} <= found.keys()
+    assert [name for name, svg in found.items() if _is_something_beyond(svg.decode())] == []
+
+
+@pytest.mark.parametrize("width", [500, 700, 1280])
+def test_no_legend_of_a_page_stands_above_its_chart(year: Path, new_page: NewPage, width: int) -> None:
+    target = year.with_name("report.html")
+    assert warehouse("report", "-o", target, db=year) == 0
+    assert _legends_above(Opened(new_page(viewport={"width": width, "height": 900}), target)) == []
+
+
+def _legends_above(opened: Opened) -> list[str]:
+    found: dict[str, float] = opened.page.evaluate("""
+    () => Object.fromEntries([...document.querySelectorAll('.chart:has(svg .role-legend)')].map(host => {
+      const top = of => host.querySelector(of).getBoundingClientRect().top;
+      return [host.dataset.chart, top('svg .role-legend') - top('svg')];
+    }))
+    """)
+    assert "drift-gpu" in found
+    return [name for name, below in found.items() if below < -0.5]
+
+
+def _is_something_beyond(svg: str) -> bool:
+    """Whether anything is drawn where the picture has ended: with all inside of it left out, all must be clear."""
+    size = re.search(r'width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"', svg)
+    assert size is not None
+    width, height = float(size[1]), float(size[2])
+    around = f'x="-60" y="-60" width="{width + 120}" height="{height + 120}"'
+    inside = f'x="-1" y="-1" width="{width + 2}" height="{height + 2}"'
+    outside = f'<rect {around} fill="white"/><rect {inside} fill="black"/>'
+    head, body = svg[: svg.index(">") + 1], svg[svg.index(">") + 1 : svg.rindex("</svg>")]
+    wider = head.replace(
+        size[0], f'width="{width + 120}" height="{height + 120}" viewBox="-60 -60 {width + 120} {height + 120}"'
+    )
+    mask = f'<mask id="outside" maskUnits="userSpaceOnUse" {around}>{outside}</mask>'
+    png = vlc.svg_to_png(f'{wider}{mask}<g mask="url(#outside)">{body}</g></svg>', scale=1)
+    pixels, at = b"", 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        pixels += png[at + 8 : at + 8 + length] if png[at + 4 : at + 8] == b"IDAT" else b""
+        at += 12 + length
+    # Beside colours, which are all 0, a line says how it was filtered: less than 5.
+    return max(zlib.decompress(pixels)) > 4
+
+
 def test_one_format_and_a_narrow_column(measured: Path, tmp_path: Path) -> None:
     asked = ("--picture-format", "svg", "--picture-width", "8.5")
     assert warehouse("report", "--pictures", tmp_path / "p", *asked, db=measured) == 0
@@ -209,6 +274,13 @@ def test_what_cannot_be_written_is_one_line(
     assert line.startswith("warehouse: ")
     assert (tmp_path / "file").read_text() == "mine"
     assert [one.name for one in (tmp_path / "taken").iterdir()] == ["energy.svg"]
+
+
+def test_a_full_disk_is_one_line_and_no_mistake_of_the_call(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert warehouse("report", "-o", "/dev/full", db=measured) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again(measured: Path, tmp_path: Path) -> None:
