@@ -9,7 +9,13 @@ from typing import Any
 
 from warehouse.commands.plain_text import clipped
 
-_SEPARATOR = " · "
+SEPARATOR = " · "
+LETTER = 6.8
+"""Width of a letter of a label (px), as good as wide ones."""
+LINE_HEIGHT = 13
+"""Of a line of its text (px)."""
+MARGIN = 20
+"""What of a chart's width its labels do not have (px)."""
 _PARTS: Mapping[str, Callable[[Any], str]] = {
     "model": lambda value: str(value).rstrip("/").rpartition("/")[2] or str(value),
     "backend": str,
@@ -91,4 +97,19 @@ def _rather(name: str, value: Any) -> str:
 
 
 def _joined(parts: Sequence[str] | Iterator[str]) -> str:
-    return _SEPARATOR.join(filter(None, parts))
+    return SEPARATOR.join(filter(None, parts))
+
+
+def lines_of(label: str, width: float) -> list[str]:
+    """A label in as many lines as it takes in a chart of this width (px), each of whole parts; views.js does the same.
+
+    A part that is longer than a line has one of its own, where the chart cuts it.
+    """
+    longest = (width - MARGIN) // LETTER
+    lines: list[str] = []
+    for part in label.split(SEPARATOR):
+        if lines and len(lines[-1] + SEPARATOR + part) <= longest:
+            lines[-1] += SEPARATOR + part
+        else:
+            lines.append(part)
+    return lines

@@ -12,6 +12,7 @@ from warehouse.report.charts import (
     Source,
     capital,
     finished,
+    lowered,
     named_lines,
     number_axis,
     ranked,
@@ -65,18 +66,18 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
     def between(low: str, high: str, width: float, opacity: float = 1) -> alt.Chart:
         line: alt.Chart = (
             base.transform_filter(f"isValid(datum.{fields[low]}) && isValid(datum.{fields[high]})")
-            .mark_rule(strokeWidth=width, opacity=opacity, yOffset=8, aria=False)
+            .mark_rule(strokeWidth=width, opacity=opacity, yOffset=lowered(8, _LINE), aria=False)
             .encode(x=x(low), x2=fields[high], y=y, color=colour)
         )
         return line
 
     far = (
         base.transform_filter(f"isValid(datum.{fields['p99']})")
-        .mark_point(shape="stroke", angle=90, yOffset=8, size=60, strokeWidth=1.5, aria=False)
+        .mark_point(shape="stroke", angle=90, yOffset=lowered(8, _LINE), size=60, strokeWidth=1.5, aria=False)
         .encode(x=x("p99"), y=y, color=colour)
     )
     middle = (
-        base.mark_point(filled=True, size=70, opacity=1, yOffset=8, aria=False)
+        base.mark_point(filled=True, size=70, opacity=1, yOffset=lowered(8, _LINE), aria=False)
         .encode(
             x=x("p50"),
             y=y,
@@ -86,7 +87,7 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
         )
         .add_params(zoom("x"))
     )
-    layers = named_lines(9) + between("p5", "p95", 1.5) + between("p25", "p75", 8, 0.45) + far + middle
+    layers = named_lines(9, step=_LINE) + between("p5", "p95", 1.5) + between("p25", "p75", 8, 0.45) + far + middle
     title = latency_title(kind)
     return Chart(
         name=f"requests-{kind}",
@@ -98,6 +99,7 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
         columns={"label": "configuration"} | counts | {field: f"{quantile} (ms)" for quantile, field in fields.items()},
         zoomed={"x": fields["p50"]},
         step=_LINE,
+        label="label",
     )
 
 

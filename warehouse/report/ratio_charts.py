@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from warehouse.report.charts import Chart, Source, capital, finished, named_lines
+from warehouse.report.charts import Chart, Source, capital, finished, lowered, named_lines
 from warehouse.report.comparing import CONFOUNDED, NOT_SHOWN, PAIRED, SHOWN, WELCH, Compared, Row, domain, is_cut
 from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, zoom
 
@@ -131,11 +131,11 @@ def _chart(
     same = base.mark_rule(strokeWidth=1.5, strokeDash=[4, 3], aria=False).encode(
         x=alt.datum(1, title=_AXIS, scale=scale, axis=axis), color=alt.value(themed(SOFT))
     )
-    bars = base.mark_rule(strokeWidth=2.5, yOffset=8, clip=True, aria=False).encode(
+    bars = base.mark_rule(strokeWidth=2.5, yOffset=lowered(8, _LINE), clip=True, aria=False).encode(
         x=alt.X("lo:Q", title=_AXIS, scale=scale, axis=axis), x2="hi:Q", y=y, color=colour
     )
     points = (
-        base.mark_point(filled=True, size=95, opacity=1, yOffset=8, clip=True, aria=False)
+        base.mark_point(filled=True, size=95, opacity=1, yOffset=lowered(8, _LINE), clip=True, aria=False)
         .encode(
             x=x,
             y=y,
@@ -158,7 +158,7 @@ def _chart(
         )
         .add_params(zoom("x"))
     )
-    layers = same + bars + points + named_lines(10, "ratios", line, rank, halo=True)
+    layers = same + bars + points + named_lines(10, "ratios", rank, step=_LINE, halo=True)
     n_lines = max(Counter(row[by] if by == "pair" else row["at"] for row in compared.ratios).values())
     return Chart(
         name=name,
@@ -171,6 +171,7 @@ def _chart(
         zoomed={"x": "ratio"},
         step=_LINE,
         lines=rank,
+        label=line,
         by=by,
         summaries=tuple(summaries),
     )

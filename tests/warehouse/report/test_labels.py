@@ -1,0 +1,99 @@
+"""What configurations with names as they are in use are called, and that a chart has room for it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import vl_convert as vlc
+from playwright.sync_api import Page
+
+from images.contract.config import ExperimentConfig
+from tests.warehouse.report.measured import N_REQUESTS, requests_of
+from tests.warehouse.report.opened import NewPage, Opened
+from tests.warehouse.results import make_result, warehouse
+from warehouse.database import reading
+from warehouse.report.charts import Chart
+from warehouse.report.data import read_report
+from warehouse.report.gallery import gallery, static_spec
+from warehouse.report.theme import VEGA_LITE
+
+_MODELS = (
+    "meta-llama/Meta-Llama-3.1-70B-Instruct",
+    "neuralmagic/Meta-Llama-3.1-70B-Instruct-quantized.w8a8",
+)
+_GPUS = ("NVIDIA A100-SXM4-80GB", "NVIDIA RTX 6000 Ada Generation")
+_STUDIES = ("precision-sweep", "batch-sweep")
+_CHARTS = ("energy", "requests-ttft")
+# Of each line of a chart the heights of its text, and those of its marks (px).
+_COVERED = """
+chart => {
+  const all = kind => [...chart.querySelectorAll(`.mark-${kind}.role-mark > *`)];
+  const boxes = kind => all(kind).map(one => one.getBoundingClientRect());
+  const labels = boxes('text'), marks = [...boxes('symbol'), ...boxes('rule')];
+  const covered = marks.filter(mark => labels.some(
+    label => (mark.top + mark.bottom) / 2 > label.top && (mark.top + mark.bottom) / 2 < label.bottom));
+  return [labels.length, marks.length, covered.length];
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with eight configurations of three cycles."""
+    folder, rng = tmp_path_factory.mktemp("long"), np.random.default_rng(1)
+    settings = list(product(_MODELS, _GPUS, _STUDIES, (1, 2, 3)))
+    for number, (model, gpu, study, cycle) in enumerate(settings, start=1):
+        result = make_result(
+            number,
+            seconds=3.0,
+            energy_j=100.0 + number,
+            n_requests=N_REQUESTS,
+            config=ExperimentConfig(backend="pytorch", model=model, batch_size=4),
+            environment={"device": "cuda", "gpu_names": [gpu], "gpu_uuids": [f"GPU-{gpu[-4:]}"]},
+            study=study,
+            cycle=cycle,
+            energy_source="nvml_power",
+        )
+        result.save(folder / "results", requests=requests_of(result, rng))
+    assert warehouse("ingest", folder / "results", db=folder / "w.duckdb") == 0
+    return folder / "w.duckdb"
+
+
+def _is_uncovered(page: Page, chart: str) -> None:
+    n_labels, n_marks, n_covered = page.locator(chart).evaluate(_COVERED)
+    assert (n_labels, n_covered) == (8, 0)
+    assert n_marks >= 3 * n_labels
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(180)
+def test_no_label_covers_a_mark_at_any_width_of_a_page(new_page: NewPage, long_names: Path, tmp_path: Path) -> None:
+    assert warehouse("report", "-o", tmp_path / "r.html", db=long_names) == 0
+    opened = Opened(new_page(), tmp_path / "r.html")
+    for width in (1280, 360, 720):
+        opened.page.set_viewport_size({"width": width, "height": 900})
+        opened.page.wait_for_timeout(400)
+        opened.settle()
+        for name in _CHARTS:
+            _is_uncovered(opened.page, f"#c-{name} svg")
+    opened.page.emulate_media(media="print")
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for name in _CHARTS:
+        _is_uncovered(opened.page, f"#c-{name} svg")
+    assert opened.wrong == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [321.0, 640.0, 1000.0])
+def test_no_label_covers_a_mark_in_a_picture(new_page: NewPage, long_names: Path, width: float) -> None:
+    with reading(long_names, 5) as connection:
+        data = read_report(connection, long_names, [], include_all=False, made_at=datetime.now(UTC))
+    page = new_page()
+    for chart in gallery(data):
+        if isinstance(chart, Chart) and chart.name in _CHARTS:
+            page.set_content(vlc.vegalite_to_svg(static_spec(chart, data, width=width), vl_version=VEGA_LITE))
+            _is_uncovered(page, "svg")
