@@ -12,6 +12,7 @@ from typing import Any
 import altair as alt
 
 from warehouse.numerals import rough
+from warehouse.report.axes import axis_title, number_axis, scale_of
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.fronts import ends
 from warehouse.report.labels import LINE_HEIGHT, lines_of
@@ -21,7 +22,6 @@ from warehouse.report.theme import (
     backend_colour,
     backend_shape,
     configured,
-    is_logarithmic,
     ordered_backends,
     themed,
     zoom,
@@ -92,14 +92,17 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
     key = metric.key
     backends = ordered_backends(row["backend"] for row in data.campaigns)
     scale = scale_of(ends(key, data.campaigns) + [row[key] for row in data.cycles])
-    x = alt.X(f"{key}_mean:Q", title=metric.axis, scale=scale, axis=number_axis())
+
+    def along(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title=axis_title(metric.axis, scale), scale=scale, axis=number_axis(scale))
+
     rows = ranked()
     means = alt.Chart(alt.NamedData("campaigns"))
     dots = (
         alt.Chart(alt.NamedData("cycles"))
         .mark_point(filled=True, size=22, opacity=0.75, yOffset=lowered(13, _STEP), aria=False)
         .encode(
-            x=alt.X(f"{key}:Q", title=metric.axis, scale=scale, axis=number_axis()),
+            x=along(key),
             y=rows,
             color=backend_colour(backends),
             fillOpacity=alt.when("datum.invalid == 1").then(alt.value(0)).otherwise(alt.value(0.75)),
@@ -113,13 +116,13 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         .add_params(zoom("x"))
     )
     bars = means.mark_rule(strokeWidth=2.5, yOffset=lowered(4, _STEP), aria=False).encode(
-        x=alt.X(f"{key}_lo:Q", title=metric.axis, scale=scale, axis=number_axis()),
+        x=along(f"{key}_lo"),
         x2=f"{key}_hi:Q",
         y=rows,
         color=backend_colour(backends),
     )
     points = means.mark_point(filled=True, size=75, opacity=1, yOffset=lowered(4, _STEP), aria=False).encode(
-        x=x,
+        x=along(f"{key}_mean"),
         y=rows,
         color=backend_colour(backends),
         shape=backend_shape(backends),
@@ -249,22 +252,6 @@ def height_of(chart: Chart, datasets: Iterable[Sequence[Row]], width: float) -> 
     labels = {row[chart.label] for row in rows if chart.label in row}
     most = max((len(lines_of(label, width)) for label in labels), default=1)
     return ((chart.step or 0) + LINE_HEIGHT * (most - 1)) * max(1, len({row[chart.lines] for row in rows}))
-
-
-def scale_of(values: Sequence[float | None]) -> alt.Scale:
-    """Logarithmic if all are above 0 and differ by much; never from 0: dots are compared by their places."""
-    wide = is_logarithmic(values)
-    return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)
-
-
-def number_axis(form: str = ",.5~g") -> alt.Axis:
-    return alt.Axis(format=form, labelOverlap=True, tickCount=6, labelFlush=True)
-
-
-def percent_axis() -> alt.Axis:
-    """Of parts, as differences."""
-    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+.3~r') + ' %'"
-    return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
 
 
 def settings_tooltip(figures: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:

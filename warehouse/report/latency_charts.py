@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 
 from warehouse.numerals import brief
+from warehouse.report.axes import axis_title, number_axis, scale_of
 from warehouse.report.charts import (
     SETTINGS,
     WINDOW,
@@ -14,9 +15,7 @@ from warehouse.report.charts import (
     finished,
     lowered,
     named_lines,
-    number_axis,
     ranked,
-    scale_of,
     settings_tooltip,
 )
 from warehouse.report.data import ReportData
@@ -52,16 +51,16 @@ def _count(kind: str) -> str:
 def latency_chart(kind: str, data: ReportData) -> Chart:
     """Quantiles over all requests of each configuration, or over the gaps between its tokens."""
     backends = ordered_backends(row["backend"] for row in data.campaigns)
-    axis = f"{LATENCY_NAMES[kind]} (ms)"
     counts = {_count(kind): _counted(kind)}
     if kind == "itl" and _some_are_left_out(data):
         counts["n_gaps_read"] = "gaps read"
     fields = {quantile: f"{kind}_{quantile}" for quantile in QUANTILES}
     scale = scale_of([row[field] for row in data.campaigns for field in fields.values()])
+    axis = axis_title(f"{LATENCY_NAMES[kind]} (ms)", scale)
     base, y, colour = alt.Chart(alt.NamedData("campaigns")), ranked(), backend_colour(backends)
 
     def x(quantile: str) -> alt.X:
-        return alt.X(f"{fields[quantile]}:Q", title=axis, scale=scale, axis=number_axis())
+        return alt.X(f"{fields[quantile]}:Q", title=axis, scale=scale, axis=number_axis(scale))
 
     def between(low: str, high: str, width: float, opacity: float = 1) -> alt.Chart:
         line: alt.Chart = (

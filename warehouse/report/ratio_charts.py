@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from warehouse.report.axes import even_steps
 from warehouse.report.charts import Chart, Source, capital, finished, lowered, named_lines
 from warehouse.report.comparing import CONFOUNDED, NOT_SHOWN, PAIRED, SHOWN, WELCH, Compared, Row, domain, is_cut
 from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, zoom
@@ -14,14 +15,10 @@ from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, zoom
 _LINE = 44
 _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], DARK[1])}
 _SHAPES = {PAIRED: "circle", WELCH: "diamond"}
-_AXIS = "change from A to B (B/A - 1)"
+_AXIS = "change from A to B (B/A - 1) (log)"
 _PERCENT = "abs(datum.value - 1) < 1e-9 ? 'as A' : format(100 * (datum.value - 1), '+,.3~r') + ' %'"
 # Between the powers of ten of a logarithmic axis there is nothing above 1 but 2: steps of 1, 2 or 5 say more.
-_PART = "((domain('x')[1] - domain('x')[0]) / 5)"
-_POWER = f"pow(10, floor(log({_PART}) / LN10 + 1e-9))"
-_STEP = f"{_POWER} * ({_PART} / {_POWER} > 4 ? 5 : {_PART} / {_POWER} > 1.5 ? 2 : 1)"
-_STEPS = f"sequence(ceil(domain('x')[0] / ({_STEP})) * ({_STEP}), domain('x')[1], {_STEP})"
-_TICKS = f"domain('x')[1] / domain('x')[0] < 6 ? {_STEPS} : null"
+_TICKS = f"domain('x')[1] / domain('x')[0] < 6 ? {even_steps('x')} : null"
 _FIELDS = (
     *(
         "pair",
