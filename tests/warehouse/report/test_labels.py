@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from warehouse.database import reading
 from warehouse.report.charts import Chart
 from warehouse.report.data import read_report
 from warehouse.report.gallery import gallery, static_spec
+from warehouse.report.labels import labels_of, short_labels
+from warehouse.report.shortened import shortened
 from warehouse.report.theme import VEGA_LITE
 
 _MODELS = (
@@ -97,3 +100,40 @@ def test_no_label_covers_a_mark_in_a_picture(new_page: NewPage, long_names: Path
         if isinstance(chart, Chart) and chart.name in _CHARTS:
             page.set_content(vlc.vegalite_to_svg(static_spec(chart, data, width=width), vl_version=VEGA_LITE))
             _is_uncovered(page, "svg")
+
+
+def _row(at: int, **settings: Any) -> dict[str, Any]:
+    names = ("dtype", "processes", "simulated", "experiment", "driver", "image", "limit", "commit", "hash")
+    return dict.fromkeys(names) | {"id": f"{at:016x}", "backend": "pytorch", "batch": 4} | settings
+
+
+def test_a_long_label_keeps_all_of_its_parts() -> None:
+    settings = list(product(_MODELS, _GPUS, _STUDIES))
+    rows = [_row(at, model=model, hardware=f"{gpu} x1", study=study) for at, (model, gpu, study) in enumerate(settings)]
+    labels = labels_of(rows)
+    for label, (model, gpu, study) in zip(labels, settings, strict=True):
+        of_model, *others = label.split(" · ")
+        assert model.endswith(of_model.removeprefix("…"))
+        assert "70B-Instruct" in of_model
+        assert others == ["pytorch", "batch 4", f"{gpu.removeprefix('NVIDIA ')} x1", study]
+        assert len(label) <= 100
+    assert len(set(labels)) == len(labels)
+    # Where there is less room each part is still there.
+    for label, (_, gpu, study) in zip(short_labels(rows[:4], rows[:4]), settings, strict=False):
+        assert [part[:3] for part in label.split(" · ")] == ["bat", gpu.removeprefix("NVIDIA ")[:3], study[:3]]
+
+
+@pytest.mark.parametrize("place", ["beginning", "middle", "end", "number"])
+@pytest.mark.parametrize("labels_among", [labels_of, lambda rows: short_labels(rows, rows)])
+def test_long_names_that_differ_somewhere_have_different_labels(place: str, labels_among: Any) -> None:
+    at = {"beginning": (0, 180), "middle": (90, 90), "end": (180, 0), "number": (60, 120)}[place]
+    names = [f"{'x' * at[0]}{number}{'y' * at[1]}" for number in range(30)]
+    labels = labels_among([_row(number, model=name, hardware=name, study=name) for number, name in enumerate(names)])
+    assert len(set(labels)) == len(labels)
+    assert max(map(len, labels)) <= 100
+
+
+def test_names_that_differ_in_several_places_are_still_told_apart() -> None:
+    names = [f"{'x' * 60}{a}{'y' * 60}{b}{'z' * 60}" for a, b in product("abc", "def")]
+    assert len(set(shortened(names, 20).values())) == len(names)
+    assert max(map(len, shortened(names, 20).values())) <= 20
