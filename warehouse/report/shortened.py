@@ -9,6 +9,8 @@ _CUT = "…"
 _BETWEEN_WORDS = re.compile(r"[-_/: ]+")
 # Of a whole name what its beginning has, of what both of its ends may have.
 _BEGINNING = 0.6
+_SHORTEST_END = 2
+"""Letters, such as those of "x1" and "8b"."""
 
 
 def shortened(names: Iterable[str], longest: int) -> dict[str, str]:
@@ -56,11 +58,11 @@ def _both_ends(name: str, longest: int, *, whole_words: bool) -> str:
     n_beginning = round((longest - len(_CUT)) * _BEGINNING)
     beginning, end = name[:n_beginning], name[len(name) - (longest - len(_CUT) - n_beginning) :]
     if whole_words:
-        # A word that is most of it is kept in part.
+        # A beginning without words in its second half is kept as it is.
         gaps = [gap for gap in _BETWEEN_WORDS.finditer(beginning) if gap.start() >= len(beginning) / 2]
         beginning = beginning[: gaps[-1].start()] if gaps else beginning
         gap = re.search(r"[-_/: .]+", end)
-        end = end[gap.end() :] if gap and gap.end() <= 2 * len(end) / 3 else end
+        end = end[gap.end() :] if gap and gap.end() <= len(end) - _SHORTEST_END else end
     return f"{beginning}{_CUT}{end}"
 
 
