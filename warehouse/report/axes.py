@@ -12,7 +12,9 @@ from warehouse.report.theme import is_logarithmic
 Place = Literal["x", "y"]
 _FORMAT = ",.5~g"
 # Zoomed in this far, a logarithmic axis has even steps: there are too few round numbers between its ends.
-_EVEN_BELOW = 10
+_EVEN_BELOW = 6
+_APART = 4
+"""Least gap between labels (px)."""
 _NARROWEST = {"x": (230, 115, 75), "y": (105, 60, 35)}
 """Height or width of a power of ten (px) from which on the numbers in `_LEADING` have room for labels."""
 _LEADING = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3))
@@ -33,12 +35,21 @@ def number_axis(scale: alt.Scale | None = None, place: Place = "x") -> alt.Axis:
     """With labels up to both ends, also where it is logarithmic."""
     if scale is None or not _is_log(scale):
         return alt.Axis(format=_FORMAT, labelOverlap=True, tickCount=6, labelFlush=True)
-    even, is_even = even_steps(place), f"{_ratio(place)} < {_EVEN_BELOW}"
-    shown = f"{is_even} || {_has_room(place)} ? format(datum.value, '{_FORMAT}') : ''"
+    return log_axis(f"format(datum.value, '{_FORMAT}')", place)
+
+
+def log_axis(label: str, place: Place = "x") -> alt.Axis:
+    """Of a logarithmic scale.
+
+    Args:
+        label: of a tick, as an expression.
+    """
+    is_even = f"domain('{place}')[1] / domain('{place}')[0] < {_EVEN_BELOW}"
     return alt.Axis(
-        values=alt.ExprRef(f"{is_even} ? {even} : null"),
-        labelExpr=shown,
+        values=alt.ExprRef(f"{is_even} ? {_even_steps(place)} : null"),
+        labelExpr=f"{is_even} || {_has_room(place)} ? ({label}) : ''",
         labelOverlap="greedy",
+        labelSeparation=_APART,
         tickCount=6,
         labelFlush=True,
     )
@@ -50,7 +61,7 @@ def percent_axis() -> alt.Axis:
     return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
 
 
-def even_steps(place: Place) -> str:
+def _even_steps(place: Place) -> str:
     """Ticks of an axis in steps of 1, 2 or 5, about five of them, as an expression."""
     low, high = f"domain('{place}')[0]", f"domain('{place}')[1]"
     part = f"(({high} - {low}) / 5)"
@@ -64,13 +75,9 @@ def _is_log(scale: alt.Scale) -> bool:
     return bool(kind == "log")
 
 
-def _ratio(place: Place) -> str:
-    return f"domain('{place}')[1] / domain('{place}')[0]"
-
-
 def _has_room(place: Place) -> str:
     """Whether a tick of a logarithmic axis has a label, by its first digit and by how long a power of ten is."""
-    of_ten = f"({'width' if place == 'x' else 'height'} * LN10 / log({_ratio(place)}))"
+    of_ten = f"({'width' if place == 'x' else 'height'} * LN10 / log(domain('{place}')[1] / domain('{place}')[0]))"
     digit = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
     found = "[1]"
     for narrowest, digits in reversed(list(zip(_NARROWEST[place], _LEADING, strict=True))):

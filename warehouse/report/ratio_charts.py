@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from warehouse.report.axes import even_steps
+from warehouse.report.axes import log_axis
 from warehouse.report.charts import Chart, Source, capital, finished, lowered, named_lines
 from warehouse.report.comparing import CONFOUNDED, NOT_SHOWN, PAIRED, SHOWN, WELCH, Compared, Row, domain, is_cut
 from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, zoom
@@ -17,8 +17,6 @@ _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], 
 _SHAPES = {PAIRED: "circle", WELCH: "diamond"}
 _AXIS = "change from A to B (B/A - 1) (log)"
 _PERCENT = "abs(datum.value - 1) < 1e-9 ? 'as A' : format(100 * (datum.value - 1), '+,.3~r') + ' %'"
-# Between the powers of ten of a logarithmic axis there is nothing above 1 but 2: steps of 1, 2 or 5 say more.
-_TICKS = f"domain('x')[1] / domain('x')[0] < 6 ? {even_steps('x')} : null"
 _FIELDS = (
     *(
         "pair",
@@ -108,7 +106,7 @@ def _chart(
 ) -> Chart:
     base = alt.Chart(alt.NamedData("ratios"))
     scale = alt.Scale(type="log", domain=list(domain(compared.ratios)), nice=False)
-    axis = alt.Axis(values=alt.ExprRef(_TICKS), labelExpr=_PERCENT, labelOverlap="greedy", tickCount=6, labelFlush=True)
+    axis = log_axis(_PERCENT)
     x = alt.X("ratio:Q", title=_AXIS, scale=scale, axis=axis)
     y = alt.Y(f"{rank}:O", axis=None)
     outcomes = [one for one in _COLOURS if any(row["outcome"] == one for row in compared.ratios)]
