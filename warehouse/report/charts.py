@@ -5,22 +5,23 @@ A page hands rows to its charts as its reader filters them; `static_spec` has th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
 
 from warehouse.numerals import rough
+from warehouse.report.axes import axis_title, number_axis, scale_of
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.fronts import ends
+from warehouse.report.labels import LINE_HEIGHT, lines_of
 from warehouse.report.theme import (
     CARD,
     INK,
     backend_colour,
     backend_shape,
     configured,
-    is_logarithmic,
     ordered_backends,
     themed,
     zoom,
@@ -29,13 +30,6 @@ from warehouse.report.theme import (
 WINDOW = 16
 """Configurations that are drawn at once where each has a line of its own."""
 _STEP = 40
-_LETTER = 6.8
-"""Width of a letter of a label (px), as good as wide ones."""
-_LINE_HEIGHT = 13
-NARROW = 480
-"""Width of a chart (px) below which labels may need a second line."""
-SECOND_LINE = 16
-"""What each line is higher then (px)."""
 SETTINGS = ("label", "study", "experiment", "model", "backend", "hardware", "batch", "dtype")
 
 
@@ -72,6 +66,8 @@ class Chart:
         columns: of the table beside it, by field.
         cycles: of a second table, with the single cycles that are drawn; empty if there is none.
         lines: field that lines of their own go by.
+        label: field of what stands over each line, in as many lines of text as the chart's width makes it; None if
+            nothing does.
         by: what is chosen of it, such as the work; its place is also that of the sentence in `summaries`.
     """
 
@@ -85,6 +81,7 @@ class Chart:
     zoomed: Mapping[str, str]
     step: int | None = None
     lines: str = "rank"
+    label: str | None = None
     by: str | None = None
     summaries: tuple[str, ...] = ()
     cycles: Mapping[str, str] = field(default_factory=dict)
@@ -95,14 +92,17 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
     key = metric.key
     backends = ordered_backends(row["backend"] for row in data.campaigns)
     scale = scale_of(ends(key, data.campaigns) + [row[key] for row in data.cycles])
-    x = alt.X(f"{key}_mean:Q", title=metric.axis, scale=scale, axis=number_axis())
+
+    def along(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title=axis_title(metric.axis, scale), scale=scale, axis=number_axis(scale))
+
     rows = ranked()
     means = alt.Chart(alt.NamedData("campaigns"))
     dots = (
         alt.Chart(alt.NamedData("cycles"))
-        .mark_point(filled=True, size=22, opacity=0.75, yOffset=13, aria=False)
+        .mark_point(filled=True, size=22, opacity=0.75, yOffset=lowered(13, _STEP), aria=False)
         .encode(
-            x=alt.X(f"{key}:Q", title=metric.axis, scale=scale, axis=number_axis()),
+            x=along(key),
             y=rows,
             color=backend_colour(backends),
             fillOpacity=alt.when("datum.invalid == 1").then(alt.value(0)).otherwise(alt.value(0.75)),
@@ -115,14 +115,14 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         )
         .add_params(zoom("x"))
     )
-    bars = means.mark_rule(strokeWidth=2.5, yOffset=4, aria=False).encode(
-        x=alt.X(f"{key}_lo:Q", title=metric.axis, scale=scale, axis=number_axis()),
+    bars = means.mark_rule(strokeWidth=2.5, yOffset=lowered(4, _STEP), aria=False).encode(
+        x=along(f"{key}_lo"),
         x2=f"{key}_hi:Q",
         y=rows,
         color=backend_colour(backends),
     )
-    points = means.mark_point(filled=True, size=75, opacity=1, yOffset=4, aria=False).encode(
-        x=x,
+    points = means.mark_point(filled=True, size=75, opacity=1, yOffset=lowered(4, _STEP), aria=False).encode(
+        x=along(f"{key}_mean"),
         y=rows,
         color=backend_colour(backends),
         shape=backend_shape(backends),
@@ -138,7 +138,9 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         title=title,
         summary=metric_sentence(metric, data),
         spec=finished(
-            named_lines(12) + dots + bars.transform_filter(f"isValid(datum.{key}_lo)") + points, title, WINDOW * _STEP
+            named_lines(12, step=_STEP) + dots + bars.transform_filter(f"isValid(datum.{key}_lo)") + points,
+            title,
+            WINDOW * _STEP,
         ),
         sources=(
             Source(
@@ -159,6 +161,7 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         | bound,
         zoomed={"x": key},
         step=_STEP,
+        label="label",
         cycles={"label": "configuration", "cycle": "cycle", key: metric.axis}
         | ({"invalid": "invalid"} if data.include_all else {})
         | {"run": "experiment_id"},
@@ -200,29 +203,26 @@ def ranked() -> alt.Y:
 
 
 def named_lines(
-    above: int, data: str = "campaigns", label: str = "label", rank: str = "rank", *, halo: bool = False
+    above: int, data: str = "campaigns", rank: str = "rank", *, step: int, halo: bool = False
 ) -> alt.LayerChart:
     """The label of each rank over its line, as wide as the chart: beside it, a narrow page would cut it short.
 
-    Where a chart is too narrow for a label, it goes on below, from the last part that fits.
+    Its lines of text are the field ``words``, which depends on the chart's width: see `lines_of`.
 
     Args:
         above: how far above the middle of the line (px).
+        step: as that of the chart.
         halo: set it off from what it stands on.
     """
-    fitting = f"slice(datum.{label}, 0, floor(width / {_LETTER}))"
-    cut = f"lastindexof({fitting}, ' · ')"
-    words = f"length(datum.{label}) > width / {_LETTER} && {cut} > 0"
-    rows = f"{words} ? [slice(datum.{label}, 0, {cut}), slice(datum.{label}, {cut} + 3)] : datum.{label}"
-    base = alt.Chart(alt.NamedData(data)).transform_calculate(words=rows)
+    base = alt.Chart(alt.NamedData(data))
 
     def text(colour: tuple[str, str], **stroke: Any) -> alt.Chart:
         words: alt.Chart = base.mark_text(
             align="left",
             baseline="bottom",
-            yOffset=7 - above,
-            dy=alt.ExprRef(f"isArray(datum.words) ? -{_LINE_HEIGHT} : 0"),
-            lineHeight=_LINE_HEIGHT,
+            yOffset=lowered(7 - above, step),
+            dy=alt.ExprRef(f"-{LINE_HEIGHT} * (length(datum.words) - 1)"),
+            lineHeight=LINE_HEIGHT,
             fontSize=12,
             clip=False,
             limit=alt.ExprRef("width"),
@@ -236,20 +236,22 @@ def named_lines(
     return found
 
 
-def scale_of(values: Sequence[float | None]) -> alt.Scale:
-    """Logarithmic if all are above 0 and differ by much; never from 0: dots are compared by their places."""
-    wide = is_logarithmic(values)
-    return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)
+def lowered(offset: int, step: int) -> alt.ExprRef:
+    """`offset` (px) from the middle of a line, lower by half of what the line is higher than `step`: that is for more
+    lines of text above."""
+    return alt.ExprRef(f"{offset} + max(0, height / length(domain('y')) - {step}) / 2")
 
 
-def number_axis(form: str = ",.5~g") -> alt.Axis:
-    return alt.Axis(format=form, labelOverlap=True, tickCount=6, labelFlush=True)
+def height_of(chart: Chart, datasets: Iterable[Sequence[Row]], width: float) -> int:
+    """As high as there are lines, each with room for the longest label at this width; views.js does the same.
 
-
-def percent_axis() -> alt.Axis:
-    """Of parts, as differences."""
-    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+.3~r') + ' %'"
-    return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
+    Args:
+        width: of all of the chart (px).
+    """
+    rows = [row for rows in datasets for row in rows if chart.lines in row]
+    labels = {row[chart.label] for row in rows if chart.label in row}
+    most = max((len(lines_of(label, width)) for label in labels), default=1)
+    return ((chart.step or 0) + LINE_HEIGHT * (most - 1)) * max(1, len({row[chart.lines] for row in rows}))
 
 
 def settings_tooltip(figures: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:

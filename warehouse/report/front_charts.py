@@ -7,13 +7,12 @@ from typing import Any
 
 import altair as alt
 
+from warehouse.report.axes import axis_title, number_axis, scale_of
 from warehouse.report.charts import (
     SETTINGS,
     Chart,
     Source,
     finished,
-    number_axis,
-    scale_of,
     settings_tooltip,
 )
 from warehouse.report.data import METRICS, Metric, ReportData, Row
@@ -37,8 +36,9 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
     compared = [row for row in data.campaigns if comparable(row, other)]
     x_scale, y_scale = (scale_of(ends(one, compared)) for one in (key, "energy"))
     y_scale.padding = _MARGIN
-    x = alt.X(f"{key}_mean:Q", title=other.axis, scale=x_scale, axis=number_axis())
-    y = alt.Y("energy_mean:Q", title=energy.axis, scale=y_scale, axis=number_axis())
+    x_title, y_title = axis_title(other.axis, x_scale), axis_title(energy.axis, y_scale)
+    x = alt.X(f"{key}_mean:Q", title=x_title, scale=x_scale, axis=number_axis(x_scale))
+    y = alt.Y("energy_mean:Q", title=y_title, scale=y_scale, axis=number_axis(y_scale, "y"))
     base = alt.Chart(alt.NamedData("campaigns"))
     # What can be had: with this much of `other`, or better, the energy of the nearest campaign that has it.
     line = (
@@ -61,12 +61,12 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
     across = (
         base.transform_filter(f"isValid(datum.{key}_lo)")
         .mark_rule(aria=False)
-        .encode(x=alt.X(f"{key}_lo:Q", title=other.axis, scale=x_scale), x2=f"{key}_hi:Q", y=y)
+        .encode(x=alt.X(f"{key}_lo:Q", title=x_title, scale=x_scale), x2=f"{key}_hi:Q", y=y)
     )
     upright = (
         base.transform_filter("isValid(datum.energy_lo)")
         .mark_rule(aria=False)
-        .encode(x=x, y=alt.Y("energy_lo:Q", title=energy.axis, scale=y_scale), y2="energy_hi:Q")
+        .encode(x=x, y=alt.Y("energy_lo:Q", title=y_title, scale=y_scale), y2="energy_hi:Q")
     )
     points = (
         base.mark_point(filled=True, aria=False)

@@ -11,17 +11,17 @@ from altair.utils.schemapi import debug_mode
 
 from warehouse.comparison.words import WHERE_MEASURED
 from warehouse.report.charts import (
-    NARROW,
-    SECOND_LINE,
     WINDOW,
     Chart,
     Source,
     capital,
+    height_of,
     metric_chart,
     ranking,
 )
 from warehouse.report.data import METRICS, ReportData, Row
 from warehouse.report.front_charts import comparable, front_chart
+from warehouse.report.labels import lines_of
 from warehouse.report.latency_charts import LATENCY_NAMES, latency_chart, latency_title
 from warehouse.report.ratio_charts import ratio_charts
 from warehouse.report.run_charts import drift_chart, drift_metric, gpu_chart
@@ -112,8 +112,10 @@ def static_spec(
     spec["datasets"] = {source.name: rows_of(source, data, choice) for source in chart.sources}
     spec["width"] = width
     if chart.step is not None:
-        lines = {row[chart.lines] for rows in spec["datasets"].values() for row in rows if chart.lines in row}
-        spec["height"] = (chart.step + (SECOND_LINE if width < NARROW else 0)) * max(1, len(lines))
+        spec["height"] = height_of(chart, spec["datasets"].values(), width)
+    if chart.label is not None:
+        for row in (row for rows in spec["datasets"].values() for row in rows):
+            row["words"] = lines_of(row[chart.label], width)
     next(one for one in spec["params"] if one["name"] == "dark")["value"] = dark
     spec["config"]["background"] = "#1a1e24" if dark else "#ffffff"
     return spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 
 from warehouse.numerals import brief
+from warehouse.report.axes import axis_title, number_axis, scale_of
 from warehouse.report.charts import (
     SETTINGS,
     WINDOW,
@@ -12,10 +13,9 @@ from warehouse.report.charts import (
     Source,
     capital,
     finished,
+    lowered,
     named_lines,
-    number_axis,
     ranked,
-    scale_of,
     settings_tooltip,
 )
 from warehouse.report.data import ReportData
@@ -51,32 +51,32 @@ def _count(kind: str) -> str:
 def latency_chart(kind: str, data: ReportData) -> Chart:
     """Quantiles over all requests of each configuration, or over the gaps between its tokens."""
     backends = ordered_backends(row["backend"] for row in data.campaigns)
-    axis = f"{LATENCY_NAMES[kind]} (ms)"
     counts = {_count(kind): _counted(kind)}
     if kind == "itl" and _some_are_left_out(data):
         counts["n_gaps_read"] = "gaps read"
     fields = {quantile: f"{kind}_{quantile}" for quantile in QUANTILES}
     scale = scale_of([row[field] for row in data.campaigns for field in fields.values()])
+    axis = axis_title(f"{LATENCY_NAMES[kind]} (ms)", scale)
     base, y, colour = alt.Chart(alt.NamedData("campaigns")), ranked(), backend_colour(backends)
 
     def x(quantile: str) -> alt.X:
-        return alt.X(f"{fields[quantile]}:Q", title=axis, scale=scale, axis=number_axis())
+        return alt.X(f"{fields[quantile]}:Q", title=axis, scale=scale, axis=number_axis(scale))
 
     def between(low: str, high: str, width: float, opacity: float = 1) -> alt.Chart:
         line: alt.Chart = (
             base.transform_filter(f"isValid(datum.{fields[low]}) && isValid(datum.{fields[high]})")
-            .mark_rule(strokeWidth=width, opacity=opacity, yOffset=8, aria=False)
+            .mark_rule(strokeWidth=width, opacity=opacity, yOffset=lowered(8, _LINE), aria=False)
             .encode(x=x(low), x2=fields[high], y=y, color=colour)
         )
         return line
 
     far = (
         base.transform_filter(f"isValid(datum.{fields['p99']})")
-        .mark_point(shape="stroke", angle=90, yOffset=8, size=60, strokeWidth=1.5, aria=False)
+        .mark_point(shape="stroke", angle=90, yOffset=lowered(8, _LINE), size=60, strokeWidth=1.5, aria=False)
         .encode(x=x("p99"), y=y, color=colour)
     )
     middle = (
-        base.mark_point(filled=True, size=70, opacity=1, yOffset=8, aria=False)
+        base.mark_point(filled=True, size=70, opacity=1, yOffset=lowered(8, _LINE), aria=False)
         .encode(
             x=x("p50"),
             y=y,
@@ -86,7 +86,7 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
         )
         .add_params(zoom("x"))
     )
-    layers = named_lines(9) + between("p5", "p95", 1.5) + between("p25", "p75", 8, 0.45) + far + middle
+    layers = named_lines(9, step=_LINE) + between("p5", "p95", 1.5) + between("p25", "p75", 8, 0.45) + far + middle
     title = latency_title(kind)
     return Chart(
         name=f"requests-{kind}",
@@ -98,6 +98,7 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
         columns={"label": "configuration"} | counts | {field: f"{quantile} (ms)" for quantile, field in fields.items()},
         zoomed={"x": fields["p50"]},
         step=_LINE,
+        label="label",
     )
 
 

@@ -24,10 +24,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from warehouse.comparison.words import NAMES
 from warehouse.numerals import rough
 from warehouse.report.alike import in_common
-from warehouse.report.charts import NARROW, SECOND_LINE, WINDOW, Chart
+from warehouse.report.charts import WINDOW, Chart
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.fronts import APART, BESIDE, MOST_NAMES, logarithmic
 from warehouse.report.gallery import Missing, gallery
+from warehouse.report.labels import LETTER, LINE_HEIGHT, MARGIN, SEPARATOR
 from warehouse.report.theme import VEGA_LITE, ordered_backends
 
 LARGEST = 5_950_000
@@ -117,8 +118,7 @@ def _about(data: ReportData, charts: Sequence[Chart | Missing], n_works: int) ->
     return {
         "works": n_works,
         "window": WINDOW,
-        "narrow": NARROW,
-        "second_line": SECOND_LINE,
+        "labels": {"separator": SEPARATOR, "letter": LETTER, "margin": MARGIN, "line": LINE_HEIGHT},
         "fronts": {
             "most": MOST_NAMES,
             "apart": APART,
@@ -137,6 +137,7 @@ def _about(data: ReportData, charts: Sequence[Chart | Missing], n_works: int) ->
                 "zoomed": one.zoomed,
                 "step": one.step,
                 "lines": one.lines,
+                "label": one.label,
                 "by": one.by,
                 "summaries": one.summaries[:_MOST_CHOICES],
             }

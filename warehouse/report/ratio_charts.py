@@ -7,21 +7,16 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from warehouse.report.charts import Chart, Source, capital, finished, named_lines
+from warehouse.report.axes import log_axis
+from warehouse.report.charts import Chart, Source, capital, finished, lowered, named_lines
 from warehouse.report.comparing import CONFOUNDED, NOT_SHOWN, PAIRED, SHOWN, WELCH, Compared, Row, domain, is_cut
 from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, zoom
 
 _LINE = 44
 _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], DARK[1])}
 _SHAPES = {PAIRED: "circle", WELCH: "diamond"}
-_AXIS = "change from A to B (B/A - 1)"
+_AXIS = "change from A to B (B/A - 1) (log)"
 _PERCENT = "abs(datum.value - 1) < 1e-9 ? 'as A' : format(100 * (datum.value - 1), '+,.3~r') + ' %'"
-# Between the powers of ten of a logarithmic axis there is nothing above 1 but 2: steps of 1, 2 or 5 say more.
-_PART = "((domain('x')[1] - domain('x')[0]) / 5)"
-_POWER = f"pow(10, floor(log({_PART}) / LN10 + 1e-9))"
-_STEP = f"{_POWER} * ({_PART} / {_POWER} > 4 ? 5 : {_PART} / {_POWER} > 1.5 ? 2 : 1)"
-_STEPS = f"sequence(ceil(domain('x')[0] / ({_STEP})) * ({_STEP}), domain('x')[1], {_STEP})"
-_TICKS = f"domain('x')[1] / domain('x')[0] < 6 ? {_STEPS} : null"
 _FIELDS = (
     *(
         "pair",
@@ -111,7 +106,7 @@ def _chart(
 ) -> Chart:
     base = alt.Chart(alt.NamedData("ratios"))
     scale = alt.Scale(type="log", domain=list(domain(compared.ratios)), nice=False)
-    axis = alt.Axis(values=alt.ExprRef(_TICKS), labelExpr=_PERCENT, labelOverlap="greedy", tickCount=6, labelFlush=True)
+    axis = log_axis(_PERCENT)
     x = alt.X("ratio:Q", title=_AXIS, scale=scale, axis=axis)
     y = alt.Y(f"{rank}:O", axis=None)
     outcomes = [one for one in _COLOURS if any(row["outcome"] == one for row in compared.ratios)]
@@ -131,11 +126,11 @@ def _chart(
     same = base.mark_rule(strokeWidth=1.5, strokeDash=[4, 3], aria=False).encode(
         x=alt.datum(1, title=_AXIS, scale=scale, axis=axis), color=alt.value(themed(SOFT))
     )
-    bars = base.mark_rule(strokeWidth=2.5, yOffset=8, clip=True, aria=False).encode(
+    bars = base.mark_rule(strokeWidth=2.5, yOffset=lowered(8, _LINE), clip=True, aria=False).encode(
         x=alt.X("lo:Q", title=_AXIS, scale=scale, axis=axis), x2="hi:Q", y=y, color=colour
     )
     points = (
-        base.mark_point(filled=True, size=95, opacity=1, yOffset=8, clip=True, aria=False)
+        base.mark_point(filled=True, size=95, opacity=1, yOffset=lowered(8, _LINE), clip=True, aria=False)
         .encode(
             x=x,
             y=y,
@@ -158,7 +153,7 @@ def _chart(
         )
         .add_params(zoom("x"))
     )
-    layers = same + bars + points + named_lines(10, "ratios", line, rank, halo=True)
+    layers = same + bars + points + named_lines(10, "ratios", rank, step=_LINE, halo=True)
     n_lines = max(Counter(row[by] if by == "pair" else row["at"] for row in compared.ratios).values())
     return Chart(
         name=name,
@@ -171,6 +166,7 @@ def _chart(
         zoomed={"x": "ratio"},
         step=_LINE,
         lines=rank,
+        label=line,
         by=by,
         summaries=tuple(summaries),
     )

@@ -7,7 +7,8 @@ from typing import Any
 import altair as alt
 
 from warehouse.numerals import rough
-from warehouse.report.charts import WINDOW, Chart, Source, capital, cycles_in_words, finished, percent_axis
+from warehouse.report.axes import percent_axis
+from warehouse.report.charts import WINDOW, Chart, Source, capital, cycles_in_words, finished
 from warehouse.report.data import METRICS, Metric, ReportData
 from warehouse.report.theme import (
     INK,

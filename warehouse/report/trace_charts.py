@@ -7,7 +7,8 @@ from collections import Counter
 import altair as alt
 
 from warehouse.numerals import brief
-from warehouse.report.charts import Chart, Source, finished, number_axis
+from warehouse.report.axes import number_axis
+from warehouse.report.charts import Chart, Source, finished
 from warehouse.report.data import ReportData
 from warehouse.report.theme import INK, SOFT, line_of_series, themed, zoom
 

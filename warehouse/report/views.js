@@ -5,15 +5,35 @@ let updating = Promise.resolve();
 const CANVAS_FROM = 1000;
 const TABLE_ROWS = 200;
 const PRINTED_WIDTH = 540;
-// Of a line's height on a screen.
+// Of a line's height on a screen, without what more lines of text take.
 const PRINTED_STEP = 0.85;
 const darkScheme = matchMedia('(prefers-color-scheme: dark)');
 const isDark = () => (document.documentElement.dataset.theme || (darkScheme.matches ? 'dark' : 'light')) === 'dark';
 const hostOf = name => document.getElementById(`c-${name}`);
 
-/** As high as there are lines; on a narrow page a label may need a second one. */
-const heightOf = ({step, lines}, rows, width) => (step + (width < about.narrow ? about.second_line : 0))
-  * Math.max(1, new Set(rows.flat().map(row => row[lines])).size);
+/** A label in as many lines as it takes in a chart of this width, by the rule of `lines_of`. */
+function linesOf(label, width) {
+  const {separator, letter, margin} = about.labels, longest = Math.floor((width - margin) / letter), lines = [];
+  for (const part of label.split(separator)) {
+    const longer = lines.length ? lines[lines.length - 1] + separator + part : '';
+    if (longer && longer.length <= longest) lines[lines.length - 1] = longer;
+    else lines.push(part);
+  }
+  return lines;
+}
+
+/** As high as there are lines, each with room for the longest label: by the rule of `height_of`. */
+function heightOf({step, lines, label}, rows, width, stretch = 1) {
+  const drawn = rows.flat(), most = label ? Math.max(1, ...drawn.map(row => linesOf(row[label], width).length)) : 1;
+  return (stretch * step + about.labels.line * (most - 1)) * Math.max(1, new Set(drawn.map(row => row[lines])).size);
+}
+
+/** The rows of each data set of a chart of this width. */
+function rowsFor({sources, label}, width) {
+  const rows = sources.map(rowsOf);
+  if (label) for (const row of rows.flat()) row.words = linesOf(row[label], width);
+  return rows;
+}
 
 /** Draw after all that was asked for before: a chart gets its rows when its turn comes, and no choice is lost. */
 function inTurn(act) {
@@ -36,7 +56,7 @@ async function attempt(name, act) {
 
 async function draw(name) {
   const chart = about.charts[name], spec = chart.spec, host = hostOf(name);
-  const rows = chart.sources.map(rowsOf);
+  const rows = rowsFor(chart, host.clientWidth);
   spec.datasets = Object.fromEntries(chart.sources.map((source, at) => [source.name, rows[at]]));
   if (chart.step) spec.height = heightOf(chart, rows, host.clientWidth);
   spec.params.find(parameter => parameter.name === 'dark').value = isDark();
@@ -60,10 +80,10 @@ async function draw(name) {
 
 /** Give a chart the rows that follow from the choice. */
 async function redraw(name) {
-  const view = views[name], chart = about.charts[name], {sources} = chart;
-  const rows = sources.map(rowsOf);
-  sources.forEach((source, at) => view.data(source.name, rows[at]));
-  if (chart.step) view.height(heightOf(chart, rows, hostOf(name).clientWidth));
+  const view = views[name], chart = about.charts[name], width = hostOf(name).clientWidth;
+  const rows = rowsFor(chart, width);
+  chart.sources.forEach((source, at) => view.data(source.name, rows[at]));
+  if (chart.step) view.height(heightOf(chart, rows, width));
   hostOf(name).dataset.rows = rows[rows.length - 1].length;
   tellEmpty(name, rows);
   tellSummary(name);
@@ -101,21 +121,31 @@ function repaint() {
 /** White, and so wide and low that letters can be read in a column of A4 and a page has two charts of all lines below each other. */
 function fitToPaper() {
   for (const [name, view] of Object.entries(views)) {
-    const chart = about.charts[name];
-    view.signal('dark', false).width(PRINTED_WIDTH);
-    if (chart.step) view.height(PRINTED_STEP * heightOf(chart, chart.sources.map(rowsOf), PRINTED_WIDTH));
-    view.run();
+    fitTo(PRINTED_WIDTH, name, view.signal('dark', false), PRINTED_STEP);
   }
 }
 
 function fitToScreen() {
-  for (const [name, view] of Object.entries(views)) {
-    const chart = about.charts[name], width = hostOf(name).clientWidth;
-    view.width(width);
-    if (chart.step) view.height(heightOf(chart, chart.sources.map(rowsOf), width));
-    view.run();
-  }
+  for (const [name, view] of Object.entries(views)) fitTo(hostOf(name).clientWidth, name, view);
 }
+
+function fitTo(width, name, view, stretch) {
+  const chart = about.charts[name];
+  view.width(width);
+  if (chart.step) {
+    const rows = rowsFor(chart, width);
+    if (chart.label) chart.sources.forEach((source, at) => view.data(source.name, rows[at]));
+    view.height(heightOf(chart, rows, width, stretch));
+  }
+  view.run();
+}
+
+// A chart widens by itself, but does not know how many lines its labels take then.
+let resizing = 0;
+addEventListener('resize', () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(() => inTurn(() => { if (!matchMedia('print').matches) fitToScreen(); }), 100);
+});
 
 /** Move or stretch what an axis shows; the same signals that the mouse sets. */
 function zoom(name, stretch, shift) {

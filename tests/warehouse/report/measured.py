@@ -115,10 +115,10 @@ def _write(
     )
     at = np.linspace(-0.05, seconds + 0.05, 60)
     samples = samples_table([(float(time_s), power_w * rng.normal(1, 0.03)) for time_s in at])
-    result.save(root, timeseries=samples, requests=_requests(result, rng))
+    result.save(root, timeseries=samples, requests=requests_of(result, rng))
 
 
-def _requests(result: ExperimentResult, rng: np.random.Generator) -> pa.Table:
+def requests_of(result: ExperimentResult, rng: np.random.Generator) -> pa.Table:
     e2e_ms = rng.lognormal(np.log(1e3 * result.total_inference_time_sec / 4), 0.25, N_REQUESTS)
     rows = [
         {

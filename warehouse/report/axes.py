@@ -1,0 +1,85 @@
+"""Axes of charts: linear or logarithmic by what is on them, and where their labels are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import altair as alt
+
+from warehouse.report.theme import is_logarithmic
+
+Place = Literal["x", "y"]
+_FORMAT = ",.5~g"
+# Zoomed in this far, a logarithmic axis has even steps: there are too few round numbers between its ends.
+_EVEN_BELOW = 6
+_APART = 4
+"""Least gap between labels (px)."""
+_NARROWEST = {"x": (230, 115, 75), "y": (105, 60, 35)}
+"""Height or width of a power of ten (px) from which on the numbers in `_LEADING` have room for labels."""
+_LEADING = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3))
+
+
+def scale_of(values: Sequence[float | None]) -> alt.Scale:
+    """Logarithmic if all are above 0 and differ by much; never from 0: dots are compared by their places."""
+    wide = is_logarithmic(values)
+    return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)
+
+
+def axis_title(name: str, scale: alt.Scale) -> str:
+    """What is on an axis, and if it is logarithmic."""
+    return f"{name} (log)" if _is_log(scale) else name
+
+
+def number_axis(scale: alt.Scale | None = None, place: Place = "x") -> alt.Axis:
+    """With labels up to both ends, also where it is logarithmic."""
+    if scale is None or not _is_log(scale):
+        return alt.Axis(format=_FORMAT, labelOverlap=True, tickCount=6, labelFlush=True)
+    return log_axis(f"format(datum.value, '{_FORMAT}')", place)
+
+
+def log_axis(label: str, place: Place = "x") -> alt.Axis:
+    """Of a logarithmic scale.
+
+    Args:
+        label: of a tick, as an expression.
+    """
+    is_even = f"domain('{place}')[1] / domain('{place}')[0] < {_EVEN_BELOW}"
+    return alt.Axis(
+        values=alt.ExprRef(f"{is_even} ? {_even_steps(place)} : null"),
+        labelExpr=f"{is_even} || {_has_room(place)} ? ({label}) : ''",
+        labelOverlap="greedy",
+        labelSeparation=_APART,
+        tickCount=6,
+        labelFlush=True,
+    )
+
+
+def percent_axis() -> alt.Axis:
+    """Of parts, as differences."""
+    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+.3~r') + ' %'"
+    return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
+
+
+def _even_steps(place: Place) -> str:
+    """Ticks of an axis in steps of 1, 2 or 5, about five of them, as an expression."""
+    low, high = f"domain('{place}')[0]", f"domain('{place}')[1]"
+    part = f"(({high} - {low}) / 5)"
+    power = f"pow(10, floor(log({part}) / LN10 + 1e-9))"
+    step = f"({power} * ({part} / {power} > 4 ? 5 : {part} / {power} > 1.5 ? 2 : 1))"
+    return f"sequence(ceil({low} / {step}) * {step}, {high}, {step})"
+
+
+def _is_log(scale: alt.Scale) -> bool:
+    kind: Any = scale.type
+    return bool(kind == "log")
+
+
+def _has_room(place: Place) -> str:
+    """Whether a tick of a logarithmic axis has a label, by its first digit and by how long a power of ten is."""
+    of_ten = f"({'width' if place == 'x' else 'height'} * LN10 / log(domain('{place}')[1] / domain('{place}')[0]))"
+    digit = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
+    found = "[1]"
+    for narrowest, digits in reversed(list(zip(_NARROWEST[place], _LEADING, strict=True))):
+        found = f"({of_ten} >= {narrowest} ? {list(digits)} : {found})"
+    return f"indexof({found}, {digit}) >= 0"
