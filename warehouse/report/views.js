@@ -138,6 +138,7 @@ function fitTo(width, name, view, stretch) {
     view.height(heightOf(chart, rows, width, stretch));
   }
   view.run();
+  view.resize().run();
 }
 
 // A chart widens by itself, but does not know how many lines its labels take then.
