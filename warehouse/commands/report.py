@@ -140,8 +140,18 @@ def _draw(whole: ExitStack, folder: Path, data: ReportData, width_cm: float, for
     told = f"{printable(folder)}: {_counted(len(wanted) * len(formats), 'picture')}"
     if made:
         told += f" and {CAPTIONS_FILE}"
-    limit = left_out(data)
+    limit = left_out(data) if made else _uncounted(data)
     return f"{told} ({limit})" if limit else told
+
+
+def _uncounted(data: ReportData) -> str:
+    """Why there is nothing to draw, and what to do."""
+    counts = data.counts
+    of = {"invalid": counts.invalid, "on simulated GPUs": counts.left_out}
+    known = [f"{n:,} {what}" for what, n in of.items() if n]
+    if known:
+        return f"no cycle counts: {', '.join(known)}; --all takes them"
+    return "every job failed" if counts.failed else "nothing was measured"
 
 
 def _refuse_without(option: str, given: object, others: dict[str, object]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.report.pages import Page
 from tests.warehouse.results import make_result, save, save_failure, warehouse
@@ -32,7 +34,9 @@ def test_only_invalid_runs(root: Path, db: Path, tmp_path: Path, new_page: NewPa
     assert len(Page(target).table("cycles")) == 2
 
 
-def test_what_is_invalid_and_what_is_simulated_and_what_failed(root: Path, db: Path, tmp_path: Path) -> None:
+def test_what_is_invalid_and_what_is_simulated_and_what_failed(
+    root: Path, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save(
         root, make_result(1, energy_j=30.0, study="s", **_INVALID | {"invalid_reasons": ["foreign_process", "no_gpu"]})
     )
@@ -42,6 +46,10 @@ def test_what_is_invalid_and_what_is_simulated_and_what_failed(root: Path, db: P
     assert warehouse("report", "-o", tmp_path / "r.html", db=db) == 0
     words = "No valid cycle: 1 invalid (foreign_process, no_gpu), 1 on simulated GPUs; --all shows them."
     assert f"{words} Why jobs failed stands below." in Page(tmp_path / "r.html").text
+    capsys.readouterr()
+    assert warehouse("report", "--pictures", tmp_path / "p", db=db) == 0
+    told = "0 pictures (no cycle counts: 1 invalid, 1 on simulated GPUs; --all takes them)\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'p'}: {told}"
 
 
 def test_a_valid_cycle_beside_invalid_ones_is_drawn(root: Path, db: Path, tmp_path: Path) -> None:

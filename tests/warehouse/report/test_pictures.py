@@ -302,7 +302,7 @@ def test_without_any_chart_there_are_no_pictures(db: Path, tmp_path: Path, capsy
     prepare(db, 5)
     capsys.readouterr()
     assert warehouse("report", "--pictures", tmp_path / "p", db=db) == 0
-    assert "0 pictures" in capsys.readouterr().out
+    assert "0 pictures (nothing was measured)" in capsys.readouterr().out
     assert list((tmp_path / "p").iterdir()) == []
 
 
