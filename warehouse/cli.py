@@ -10,9 +10,9 @@ from importlib import import_module
 import click
 
 from warehouse.calls import StillRunning
-from warehouse.commands.plain_text import clipped
 from warehouse.commands.standard_output import unless_nobody_reads
 from warehouse.errors import WarehouseError
+from warehouse.plain_text import clipped
 
 COMMANDS = {
     "ingest": "Take result directories into the database.",

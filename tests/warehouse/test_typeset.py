@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from images.contract.config import ExperimentConfig
 from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.results import make_result, save, save_failure, warehouse
-from warehouse.commands.typeset import typeset
+from warehouse.typeset import typeset
 
 HOSTILE = "a|b_c <script>[x](http://y) 100% \\input{z} & $\n# d"
 

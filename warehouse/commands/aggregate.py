@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from warehouse.commands.options import File
-from warehouse.commands.plain_text import printable
 from warehouse.errors import WarehouseError
 from warehouse.late_aggregation import Aggregated, aggregate, aggregate_folder
+from warehouse.plain_text import printable
 from warehouse.repository import FileSystemRepository
 
 results_folder = click.option(

@@ -18,15 +18,15 @@ from warehouse.bootstrap import expected_percentile_coverage
 from warehouse.campaign import MIXED, POOLED, CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
 from warehouse.commands import options
 from warehouse.commands.campaign_table import CYCLES, NOT_MEASURED, campaign_table
-from warehouse.commands.plain_text import clipped, printable
 from warehouse.commands.standard_output import PipedConsole
-from warehouse.commands.typeset import TYPESET, Typeset, typeset
 from warehouse.comparison.selection import require_studies
 from warehouse.comparison.words import SIMULATED_NOTE, WHERE_MEASURED
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse
 from warehouse.export import export_campaigns_to_csv
 from warehouse.numerals import digits, interval, number, upper_percent
+from warehouse.plain_text import clipped, printable
+from warehouse.typeset import TYPESET, Typeset, typeset
 
 SHOWN = {
     "energy_per_output_token_j": "energy per output token (J)",

@@ -17,7 +17,6 @@ from rich.text import Text
 from warehouse.commands import options
 from warehouse.commands.campaign import SHOWN
 from warehouse.commands.standard_output import PipedConsole
-from warehouse.commands.typeset import TYPESET, Typeset, typeset, typeset_notes
 from warehouse.compare import Comparison, MetricComparison, Sides, compare
 from warehouse.comparison.gate import Decision, exit_code, parse_condition
 from warehouse.comparison.selection import Campaign
@@ -32,6 +31,7 @@ from warehouse.comparison.words import (
     with_unit,
 )
 from warehouse.database import reading
+from warehouse.typeset import TYPESET, Typeset, typeset, typeset_notes
 
 _WIDTH_OF_A_FILE = 110
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from warehouse.commands import options
-from warehouse.commands.plain_text import printable
 from warehouse.errors import WarehouseError
 from warehouse.lake import TABLES, Exported, export_lake, export_table
+from warehouse.plain_text import printable
 
 _SUFFIXES = {"": "parquet", ".parquet": "parquet", ".csv": "csv", ".json": "json"}
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from warehouse.commands import options
-from warehouse.commands.plain_text import clipped, printable
 from warehouse.ingest import ingest
+from warehouse.plain_text import clipped, printable
 
 _LONGEST_LINE = 2000
 

@@ -13,11 +13,11 @@ import click
 import duckdb
 
 from warehouse.commands import options
-from warehouse.commands.plain_text import printable
 from warehouse.compare import compare
 from warehouse.database import reading
 from warehouse.errors import WarehouseError, first_line
 from warehouse.export import new_file
+from warehouse.plain_text import printable
 from warehouse.report.captions import CAPTIONS_FILE, captions, left_out
 from warehouse.report.comparing import Compared, compared_sides
 from warehouse.report.data import ReportData, read_report

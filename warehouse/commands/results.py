@@ -20,10 +20,10 @@ from images.contract.result import ExperimentResult
 from warehouse.commands import aggregate
 from warehouse.commands.aggregate import results_folder
 from warehouse.commands.options import File
-from warehouse.commands.plain_text import LONGEST_NAME, clipped, printable
 from warehouse.errors import WarehouseError
 from warehouse.intake.records import Broken, Record
 from warehouse.intake.rows import Row
+from warehouse.plain_text import LONGEST_NAME, clipped, printable
 from warehouse.repository import FileSystemRepository, is_id
 
 NOT_MEASURED = "-"

@@ -16,10 +16,10 @@ from rich.text import Text
 
 from warehouse.catalogue import Relation, catalogue
 from warehouse.commands import options
-from warehouse.commands.plain_text import printable
 from warehouse.commands.standard_output import PipedConsole, unless_nobody_reads
 from warehouse.database import reading, upgrade
 from warehouse.errors import EmptyWarehouse, WarehouseError
+from warehouse.plain_text import printable
 from warehouse.schema import SCHEMA_VERSION, create_all
 
 _WIDTH_OF_A_FILE = 140

@@ -22,10 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from warehouse.commands import options
-from warehouse.commands.plain_text import clipped, cut, printable
 from warehouse.commands.standard_output import PipedConsole, unless_nobody_reads
 from warehouse.errors import WarehouseError
 from warehouse.export import new_file
+from warehouse.plain_text import clipped, cut, printable
 from warehouse.query import Answer, Rows, streamed, streamed_arrow
 
 _WIDEST = 10_000

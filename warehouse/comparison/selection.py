@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from warehouse.commands.plain_text import clipped, printable
 from warehouse.errors import WarehouseError
+from warehouse.plain_text import clipped, printable
 
 CONDITIONS = ("study", "image", "driver_version", "power_limits_w", "model_commit")
 """What campaigns are told apart by only if settings and hardware leave several, in this order."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC
 from importlib.metadata import version
 
-from warehouse.commands.typeset import typeset_notes
 from warehouse.comparison.selection import listed
 from warehouse.report.alike import in_common
 from warehouse.report.charts import WINDOW, Chart, capital, cycles_in_words, rank_metric, ranking
 from warehouse.report.data import METRICS, ReportData, Row
 from warehouse.report.pictures import MOST_WORKS, Picture, PictureFormat
+from warehouse.typeset import typeset_notes
 
 CAPTIONS_FILE = "captions.md"
 _MOST_STUDIES = 12

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse.commands.plain_text import clipped, printable
 from warehouse.compare import Comparison, MetricComparison, Sides
 from warehouse.comparison.ratio import Ratio
 from warehouse.comparison.selection import Campaign
@@ -22,6 +21,7 @@ from warehouse.comparison.words import (
     title,
     verdict,
 )
+from warehouse.plain_text import clipped, printable
 from warehouse.report.labels import labels_of
 
 Row = dict[str, Any]

@@ -12,10 +12,10 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from warehouse.campaign import CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
-from warehouse.commands.plain_text import clipped
 from warehouse.comparison.selection import require_studies
 from warehouse.comparison.words import NAMES, name_of
 from warehouse.numerals import digits, interval, number, upper_percent
+from warehouse.plain_text import clipped
 from warehouse.report import troubles
 from warehouse.report.comparing import Compared
 from warehouse.report.fronts import mark_fronts, name_fronts

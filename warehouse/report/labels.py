@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from warehouse.commands.plain_text import printable
+from warehouse.plain_text import printable
 from warehouse.report.shortened import shortened
 
 SEPARATOR = " · "

@@ -7,7 +7,7 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from warehouse.commands.plain_text import clipped
+from warehouse.plain_text import clipped
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from warehouse.commands.plain_text import clipped
+from warehouse.plain_text import clipped
 from warehouse.students_t import correlation_by_chance
 
 Row = dict[str, Any]

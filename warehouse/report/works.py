@@ -11,7 +11,7 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from warehouse.commands.plain_text import clipped
+from warehouse.plain_text import clipped
 
 _LONGEST = 100
 _LONGEST_VALUE = 20

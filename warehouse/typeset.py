@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from warehouse.commands.plain_text import printable
+from warehouse.plain_text import printable
 
 Typeset = Literal["markdown", "latex"]
 TYPESET: tuple[Typeset, ...] = get_args(Typeset)
