@@ -90,66 +90,17 @@ class Chart:
 def metric_chart(metric: Metric, data: ReportData) -> Chart:
     """Mean and stored interval of each configuration, and every cycle as a dot below."""
     key = metric.key
-    backends = ordered_backends(row["backend"] for row in data.campaigns)
-    scale = scale_of(ends(key, data.campaigns) + [row[key] for row in data.cycles])
-
-    def along(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title=axis_title(metric.axis, scale), scale=scale, axis=number_axis(scale))
-
-    rows = ranked()
-    means = alt.Chart(alt.NamedData("campaigns"))
-    dots = (
-        alt.Chart(alt.NamedData("cycles"))
-        .mark_point(filled=True, size=22, opacity=0.75, yOffset=lowered(13, _STEP), aria=False)
-        .encode(
-            x=along(key),
-            y=rows,
-            color=backend_colour(backends),
-            fillOpacity=alt.when("datum.invalid == 1").then(alt.value(0)).otherwise(alt.value(0.75)),
-            tooltip=[
-                alt.Tooltip("label:N", title="configuration"),
-                alt.Tooltip("cycle:Q"),
-                alt.Tooltip(f"{key}:Q", title=metric.axis, format=".4~g"),
-                alt.Tooltip("run:N", title="experiment_id"),
-            ],
-        )
-        .add_params(zoom("x"))
-    )
-    bars = means.mark_rule(strokeWidth=2.5, yOffset=lowered(4, _STEP), aria=False).encode(
-        x=along(f"{key}_lo"),
-        x2=f"{key}_hi:Q",
-        y=rows,
-        color=backend_colour(backends),
-    )
-    points = means.mark_point(filled=True, size=75, opacity=1, yOffset=lowered(4, _STEP), aria=False).encode(
-        x=along(f"{key}_mean"),
-        y=rows,
-        color=backend_colour(backends),
-        shape=backend_shape(backends),
-        tooltip=settings_tooltip(
-            [(f"{key}_text", metric.axis), (f"{key}_interval", "95 % interval"), (f"{key}_n", "cycles")]
-        ),
-    )
     title = f"{capital(metric.name)}, by configuration"
     bound = {"energy_bound": "meter's bound"} if key == "energy" else {}
+    fields = (*SETTINGS, *(f"{key}_{part}" for part in ("mean", "lo", "hi", "n", "text", "interval")), *bound)
     return Chart(
         name=key,
         section="metrics",
         title=title,
         summary=metric_sentence(metric, data),
-        spec=finished(
-            named_lines(12, step=_STEP) + dots + bars.transform_filter(f"isValid(datum.{key}_lo)") + points,
-            title,
-            WINDOW * _STEP,
-        ),
+        spec=finished(_metric_marks(metric, data), title, WINDOW * _STEP),
         sources=(
-            Source(
-                "campaigns",
-                "campaigns",
-                "window",
-                (*SETTINGS, *(f"{key}_{part}" for part in ("mean", "lo", "hi", "n", "text", "interval")), *bound),
-                (f"{key}_mean",),
-            ),
+            Source("campaigns", "campaigns", "window", fields, (f"{key}_mean",)),
             Source("cycles", "cycles", "window", ("label", "backend", "cycle", key, "invalid", "run"), (key,)),
         ),
         columns={
@@ -166,6 +117,53 @@ def metric_chart(metric: Metric, data: ReportData) -> Chart:
         | ({"invalid": "invalid"} if data.include_all else {})
         | {"run": "experiment_id"},
     )
+
+
+def _metric_marks(metric: Metric, data: ReportData) -> alt.LayerChart:
+    """Names, cycles, intervals and means; invalid cycles are hollow."""
+    key = metric.key
+    backends = ordered_backends(row["backend"] for row in data.campaigns)
+    colour = backend_colour(backends)
+    scale = scale_of(ends(key, data.campaigns) + [row[key] for row in data.cycles])
+
+    def along(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title=axis_title(metric.axis, scale), scale=scale, axis=number_axis(scale))
+
+    rows = ranked()
+    means = alt.Chart(alt.NamedData("campaigns"))
+    dots = (
+        alt.Chart(alt.NamedData("cycles"))
+        .mark_point(filled=True, size=22, opacity=0.75, yOffset=lowered(13, _STEP), aria=False)
+        .encode(
+            x=along(key),
+            y=rows,
+            color=colour,
+            fillOpacity=alt.when("datum.invalid == 1").then(alt.value(0)).otherwise(alt.value(0.75)),
+            tooltip=[
+                alt.Tooltip("label:N", title="configuration"),
+                alt.Tooltip("cycle:Q"),
+                alt.Tooltip(f"{key}:Q", title=metric.axis, format=".4~g"),
+                alt.Tooltip("run:N", title="experiment_id"),
+            ],
+        )
+        .add_params(zoom("x"))
+    )
+    bars = (
+        means.mark_rule(strokeWidth=2.5, yOffset=lowered(4, _STEP), aria=False)
+        .encode(x=along(f"{key}_lo"), x2=f"{key}_hi:Q", y=rows, color=colour)
+        .transform_filter(f"isValid(datum.{key}_lo)")
+    )
+    points = means.mark_point(filled=True, size=75, opacity=1, yOffset=lowered(4, _STEP), aria=False).encode(
+        x=along(f"{key}_mean"),
+        y=rows,
+        color=colour,
+        shape=backend_shape(backends),
+        tooltip=settings_tooltip(
+            [(f"{key}_text", metric.axis), (f"{key}_interval", "95 % interval"), (f"{key}_n", "cycles")]
+        ),
+    )
+    marks: alt.LayerChart = named_lines(12, step=_STEP) + dots + bars + points
+    return marks
 
 
 def metric_sentence(metric: Metric, data: ReportData) -> str:
@@ -231,7 +229,7 @@ def named_lines(
         ).encode(x=alt.value(0), y=alt.Y(f"{rank}:O", axis=None), text="words:N", color=alt.value(themed(colour)))
         return words
 
-    under = [text(CARD, stroke=alt.ExprRef(f"dark ? '{CARD[1]}' : '{CARD[0]}'"), strokeWidth=4)] if halo else []
+    under = [text(CARD, stroke=themed(CARD), strokeWidth=4)] if halo else []
     found: alt.LayerChart = alt.LayerChart(layer=[*under, text(INK)])
     return found
 

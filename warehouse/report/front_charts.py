@@ -17,10 +17,12 @@ from warehouse.report.charts import (
 )
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.fronts import BESIDE, ends
+from warehouse.report.labels import LETTER
 from warehouse.report.theme import CARD, INK, SOFT, backend_colour, backend_shape, ordered_backends, themed, zoom
 
 _HEIGHT = 340
-_LETTER = 6.0
+_FONT_SIZE = 11
+_LETTER = LETTER * _FONT_SIZE / 12
 _BESIDE = round(BESIDE * _HEIGHT)
 """How far the middle of a name is below its point, or above it (px)."""
 _MARGIN = 24
@@ -32,7 +34,32 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
     """Energy against `other`, of campaigns with the same work; those that none beats in both are joined by a line."""
     energy, key = METRICS[0], other.key
     front = f"{key}_front"
-    backends = ordered_backends(row["backend"] for row in data.campaigns)
+    title = f"Energy against {other.name}"
+    summaries = _front_sentences(other, data)
+    figures = (f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval"))
+    fields = (*SETTINGS, f"{key}_name", f"{key}_above", "short", "simulated", front, *figures)
+    return Chart(
+        name=f"energy-{key}",
+        section="fronts",
+        title=title,
+        summary=summaries[0],
+        spec=finished(_marks(other, data), title, _HEIGHT),
+        sources=(Source("campaigns", "campaigns", "work", fields, ("energy_mean", f"{key}_mean")),),
+        columns={
+            "label": "configuration",
+            "energy_text": energy.axis,
+            f"{key}_text": other.axis,
+            front: "on the front",
+        },
+        zoomed={"x": f"{key}_mean", "y": "energy_mean"},
+        by="work",
+        summaries=summaries,
+    )
+
+
+def _marks(other: Metric, data: ReportData) -> alt.LayerChart:
+    """The front's line, the intervals of both figures, the points, and the names of those on the front."""
+    energy, key = METRICS[0], other.key
     compared = [row for row in data.campaigns if comparable(row, other)]
     x_scale, y_scale = (scale_of(ends(one, compared)) for one in (key, "energy"))
     y_scale.padding = _MARGIN
@@ -40,24 +67,8 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
     x = alt.X(f"{key}_mean:Q", title=x_title, scale=x_scale, axis=number_axis(x_scale))
     y = alt.Y("energy_mean:Q", title=y_title, scale=y_scale, axis=number_axis(y_scale, "y"))
     base = alt.Chart(alt.NamedData("campaigns"))
-    # What can be had: with this much of `other`, or better, the energy of the nearest campaign that has it.
-    line = (
-        base.transform_filter(f"datum.{front}")
-        .mark_line(
-            strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False
-        )
-        .encode(
-            x=x,
-            y=y,
-            order=alt.Order(f"{key}_mean:Q"),
-            # Simulated ones are held against each other alone.
-            detail="simulated:N",
-            color=alt.value(themed(SOFT)),
-        )
-    )
-    # Where there are hundreds, their intervals would hide the points.
-    faded = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45))
-    bars = alt.when(f"datum.{front}").then(alt.value(1)).otherwise(alt.value(0.45 if len(compared) < 60 else 0.1))
+    backends = ordered_backends(row["backend"] for row in data.campaigns)
+    on_front = alt.when(f"datum.{key}_front")
     across = (
         base.transform_filter(f"isValid(datum.{key}_lo)")
         .mark_rule(aria=False)
@@ -68,63 +79,48 @@ def front_chart(other: Metric, data: ReportData) -> Chart:
         .mark_rule(aria=False)
         .encode(x=x, y=alt.Y("energy_lo:Q", title=y_title, scale=y_scale), y2="energy_hi:Q")
     )
-    points = (
-        base.mark_point(filled=True, aria=False)
+    points = base.mark_point(filled=True, aria=False).encode(
+        x=x,
+        y=y,
+        shape=backend_shape(backends),
+        size=on_front.then(alt.value(110)).otherwise(alt.value(40)),
+        tooltip=settings_tooltip(
+            [
+                ("energy_text", energy.axis),
+                ("energy_interval", "95 % interval"),
+                (f"{key}_text", other.axis),
+                (f"{key}_interval", "95 % interval "),
+            ]
+        ),
+    )
+    # Where there are hundreds, their intervals would hide the points.
+    bars = on_front.then(alt.value(1)).otherwise(alt.value(0.45 if len(compared) < 60 else 0.1))
+    faded = on_front.then(alt.value(1)).otherwise(alt.value(0.45))
+    coloured = [
+        one.encode(color=backend_colour(backends), opacity=opacity)
+        for one, opacity in ((across, bars), (upright, bars), (points.add_params(zoom("x", "y")), faded))
+    ]
+    marks: alt.LayerChart = _line(base, other, x, y) + coloured[0] + coloured[1] + coloured[2] + _names(other, x, y)
+    return marks
+
+
+def _line(base: alt.Chart, other: Metric, x: alt.X, y: alt.Y) -> alt.Chart:
+    """What can be had: with this much of `other`, or better, the energy of the nearest campaign that has it."""
+    line: alt.Chart = (
+        base.transform_filter(f"datum.{other.key}_front")
+        .mark_line(
+            strokeDash=[5, 3], interpolate="step-before" if not other.less_is_better else "step-after", aria=False
+        )
         .encode(
             x=x,
             y=y,
-            shape=backend_shape(backends),
-            size=alt.when(f"datum.{front}").then(alt.value(110)).otherwise(alt.value(40)),
-            tooltip=settings_tooltip(
-                [
-                    ("energy_text", energy.axis),
-                    ("energy_interval", "95 % interval"),
-                    (f"{key}_text", other.axis),
-                    (f"{key}_interval", "95 % interval "),
-                ]
-            ),
+            order=alt.Order(f"{other.key}_mean:Q"),
+            # Simulated ones are held against each other alone.
+            detail="simulated:N",
+            color=alt.value(themed(SOFT)),
         )
-        .add_params(zoom("x", "y"))
     )
-    coloured = [
-        one.encode(color=backend_colour(backends), opacity=opacity)
-        for one, opacity in ((across, bars), (upright, bars), (points, faded))
-    ]
-    title = f"Energy against {other.name}"
-    summaries = _front_sentences(other, data)
-    return Chart(
-        name=f"energy-{key}",
-        section="fronts",
-        title=title,
-        summary=summaries[0],
-        spec=finished(line + coloured[0] + coloured[1] + coloured[2] + _names(other, x, y), title, _HEIGHT),
-        sources=(
-            Source(
-                "campaigns",
-                "campaigns",
-                "work",
-                (
-                    *SETTINGS,
-                    f"{key}_name",
-                    f"{key}_above",
-                    "short",
-                    "simulated",
-                    front,
-                    *(f"{one}_{part}" for one in ("energy", key) for part in ("mean", "lo", "hi", "text", "interval")),
-                ),
-                ("energy_mean", f"{key}_mean"),
-            ),
-        ),
-        columns={
-            "label": "configuration",
-            "energy_text": f"{energy.axis}",
-            f"{key}_text": other.axis,
-            front: "on the front",
-        },
-        zoomed={"x": f"{key}_mean", "y": "energy_mean"},
-        by="work",
-        summaries=summaries,
-    )
+    return line
 
 
 def _names(other: Metric, x: alt.X, y: alt.Y) -> alt.LayerChart:
@@ -145,7 +141,7 @@ def _names(other: Metric, x: alt.X, y: alt.Y) -> alt.LayerChart:
         words: alt.Chart = base.mark_text(
             align="left",
             baseline="middle",
-            fontSize=11,
+            fontSize=_FONT_SIZE,
             dx=alt.ExprRef(f"{left} - {at_x}"),
             dy=alt.ExprRef(f"datum.{key}_above ? -{_BESIDE} : {_BESIDE}"),
             limit=alt.ExprRef("width"),
@@ -155,7 +151,7 @@ def _names(other: Metric, x: alt.X, y: alt.Y) -> alt.LayerChart:
         ).encode(x=x, y=y, text=f"{key}_name:N", color=alt.value(themed(colour)))
         return words
 
-    under = text(CARD, stroke=alt.ExprRef(f"dark ? '{CARD[1]}' : '{CARD[0]}'"), strokeWidth=3)
+    under = text(CARD, stroke=themed(CARD), strokeWidth=3)
     found: alt.LayerChart = alt.LayerChart(layer=[under, text(INK)])
     return found
 

@@ -25,6 +25,7 @@ from warehouse.report.labels import lines_of
 from warehouse.report.latency_charts import LATENCY_NAMES, latency_chart, latency_title
 from warehouse.report.ratio_charts import ratio_charts
 from warehouse.report.run_charts import drift_chart, drift_metric, gpu_chart
+from warehouse.report.theme import CARD
 from warehouse.report.trace_charts import TRACES, trace_chart
 
 
@@ -117,7 +118,7 @@ def static_spec(
         for row in (row for rows in spec["datasets"].values() for row in rows):
             row["words"] = lines_of(row[chart.label], width)
     next(one for one in spec["params"] if one["name"] == "dark")["value"] = dark
-    spec["config"]["background"] = "#1a1e24" if dark else "#ffffff"
+    spec["config"]["background"] = CARD[dark]
     return spec
 
 

@@ -10,7 +10,7 @@ import altair as alt
 from warehouse.report.axes import log_axis
 from warehouse.report.charts import Chart, Source, capital, finished, lowered, named_lines
 from warehouse.report.comparing import CONFOUNDED, NOT_SHOWN, PAIRED, SHOWN, WELCH, Compared, Row, domain, is_cut
-from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, zoom
+from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, themed_range, zoom
 
 _LINE = 44
 _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], DARK[1])}
@@ -104,6 +104,26 @@ def _chart(
     by: str,
     summaries: Sequence[str],
 ) -> Chart:
+    n_lines = max(Counter(row[by] if by == "pair" else row["at"] for row in compared.ratios).values())
+    return Chart(
+        name=name,
+        section="compare",
+        title=title,
+        summary=summaries[0],
+        spec=finished(_marks(compared, rank), title, n_lines * _LINE),
+        sources=(Source("ratios", "ratios", scope, _FIELDS, ("ratio",)),),
+        columns=columns,
+        zoomed={"x": "ratio"},
+        step=_LINE,
+        lines=rank,
+        label=line,
+        by=by,
+        summaries=tuple(summaries),
+    )
+
+
+def _marks(compared: Compared, rank: str) -> alt.LayerChart:
+    """The line "as A", intervals, ratios and their names."""
     base = alt.Chart(alt.NamedData("ratios"))
     scale = alt.Scale(type="log", domain=list(domain(compared.ratios)), nice=False)
     axis = log_axis(_PERCENT)
@@ -114,7 +134,7 @@ def _chart(
     colour = alt.Color(
         "outcome:N",
         title=None,
-        scale=alt.Scale(domain=outcomes, range=[_themed(_COLOURS[one]) for one in outcomes]),
+        scale=alt.Scale(domain=outcomes, range=themed_range(_COLOURS[one] for one in outcomes)),
         legend=legend(outcomes, symbolType="stroke", symbolStrokeWidth=3),
     )
     shape = alt.Shape(
@@ -153,27 +173,8 @@ def _chart(
         )
         .add_params(zoom("x"))
     )
-    layers = same + bars + points + named_lines(10, "ratios", rank, step=_LINE, halo=True)
-    n_lines = max(Counter(row[by] if by == "pair" else row["at"] for row in compared.ratios).values())
-    return Chart(
-        name=name,
-        section="compare",
-        title=title,
-        summary=summaries[0],
-        spec=finished(layers, title, n_lines * _LINE),
-        sources=(Source("ratios", "ratios", scope, _FIELDS, ("ratio",)),),
-        columns=columns,
-        zoomed={"x": "ratio"},
-        step=_LINE,
-        lines=rank,
-        label=line,
-        by=by,
-        summaries=tuple(summaries),
-    )
-
-
-def _themed(pair: Sequence[str]) -> dict[str, str]:
-    return {"expr": f"dark ? '{pair[1]}' : '{pair[0]}'"}
+    marks: alt.LayerChart = same + bars + points + named_lines(10, "ratios", rank, step=_LINE, halo=True)
+    return marks
 
 
 def _sentence(compared: Compared, rows: Sequence[Row], what: str) -> str:

@@ -39,84 +39,20 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
     Args:
         over: cycle or time.
     """
-    backends = ordered_backends(row["backend"] for row in data.campaigns)
     key = metric.key
-    axis = "away from the mean of its campaign"
-    base = alt.Chart(alt.NamedData("cycles")).transform_calculate(
-        away=f"datum.{key} / datum.{key}_mean - 1",
-        # Side by side, always at the same place.
-        beside="datum.cycle + ((datum.c * 7919) % 101 - 50) / 140",
-        when="datum.time * 1000",
-    )
-    y = alt.Y("away:Q", title=axis, axis=percent_axis())
-    if over == "cycle":
-        x = alt.X(
-            "beside:Q",
-            title="cycle",
-            scale=alt.Scale(zero=False, nice=False, padding=30),
-            axis=alt.Axis(tickMinStep=1, format="d", grid=False),
-        )
-    else:
-        x = alt.X(
-            "when:T",
-            title="began at (UTC)",
-            scale=alt.Scale(type="utc", nice=False, padding=8),
-            axis=alt.Axis(labelOverlap="greedy", labelSeparation=10, labelFlush=_HALF_A_DATE, format=_DATES),
-        )
-    points = (
-        base.mark_point(filled=True, size=24, opacity=_opacity(len(data.cycles)), aria=False)
-        .encode(
-            x=x,
-            y=y,
-            color=backend_colour(backends),
-            shape=backend_shape(backends),
-            tooltip=[
-                alt.Tooltip("label:N", title="configuration"),
-                alt.Tooltip("cycle:Q"),
-                alt.Tooltip("away:Q", title="away from the mean", format="+.2%"),
-                alt.Tooltip(f"{key}:Q", title=metric.axis, format=".4~g"),
-                alt.Tooltip("run:N", title="experiment_id"),
-            ],
-        )
-        .add_params(zoom("x", "y"))
-    )
-    zero = (
-        alt.Chart(alt.NamedData("cycles"))
-        .mark_rule(strokeWidth=1, aria=False)
-        .encode(y=alt.datum(0, title=axis), color=alt.value(themed(SOFT)))
-    )
-    layers = zero + points
-    if over == "cycle":
-        middle = (
-            base.transform_aggregate(away="mean(away)", groupby=["cycle"])
-            .mark_tick(orient="horizontal", thickness=3, width=34, aria=False)
-            .encode(
-                x=alt.X("cycle:Q"),
-                y=alt.Y("away:Q", title=axis),
-                color=alt.value(themed(INK)),
-                tooltip=[alt.Tooltip("cycle:Q"), alt.Tooltip("away:Q", title="mean of all", format="+.3%")],
-            )
-        )
-        layers = layers + middle
     title = f"{capital(metric.name)} over {'cycles' if over == 'cycle' else 'time'}"
+    of_time = (
+        "The same cycles at the time they began: a machine that warms up, or a "
+        "neighbour that comes, shows as a slope or a step that all configurations share."
+    )
+    fields = ("c", "label", "backend", "cycle", "time", key, f"{key}_mean", "run")
     return Chart(
         name=f"drift-{over}",
         section="drift",
         title=title,
-        summary=_drift_sentence(data)
-        if over == "cycle"
-        else "The same cycles at the time they began: a machine that warms up, or a "
-        "neighbour that comes, shows as a slope or a step that all configurations share.",
-        spec=finished(layers, title, 300),
-        sources=(
-            Source(
-                "cycles",
-                "cycles",
-                "kept",
-                ("c", "label", "backend", "cycle", "time", key, f"{key}_mean", "run"),
-                (key,),
-            ),
-        ),
+        summary=_drift_sentence(data) if over == "cycle" else of_time,
+        spec=finished(_drift_marks(over, metric, data), title, 300),
+        sources=(Source("cycles", "cycles", "kept", fields, (key,)),),
         columns={
             "label": "configuration",
             "cycle": "cycle",
@@ -125,6 +61,73 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
             "run": "experiment_id",
         },
         zoomed={"x": "beside" if over == "cycle" else "when", "y": "away"},
+    )
+
+
+def _drift_marks(over: str, metric: Metric, data: ReportData) -> alt.LayerChart:
+    """Every cycle as a point; over cycles also what all of them have in common."""
+    backends = ordered_backends(row["backend"] for row in data.campaigns)
+    axis = "away from the mean of its campaign"
+    base = alt.Chart(alt.NamedData("cycles")).transform_calculate(
+        away=f"datum.{metric.key} / datum.{metric.key}_mean - 1",
+        # Side by side, always at the same place.
+        beside="datum.cycle + ((datum.c * 7919) % 101 - 50) / 140",
+        when="datum.time * 1000",
+    )
+    zero = (
+        alt.Chart(alt.NamedData("cycles"))
+        .mark_rule(strokeWidth=1, aria=False)
+        .encode(y=alt.datum(0, title=axis), color=alt.value(themed(SOFT)))
+    )
+    points = (
+        base.mark_point(filled=True, size=24, opacity=_opacity(len(data.cycles)), aria=False)
+        .encode(
+            x=_over_cycles() if over == "cycle" else _over_time(),
+            y=alt.Y("away:Q", title=axis, axis=percent_axis()),
+            color=backend_colour(backends),
+            shape=backend_shape(backends),
+            tooltip=[
+                alt.Tooltip("label:N", title="configuration"),
+                alt.Tooltip("cycle:Q"),
+                alt.Tooltip("away:Q", title="away from the mean", format="+.2%"),
+                alt.Tooltip(f"{metric.key}:Q", title=metric.axis, format=".4~g"),
+                alt.Tooltip("run:N", title="experiment_id"),
+            ],
+        )
+        .add_params(zoom("x", "y"))
+    )
+    marks: alt.LayerChart = zero + points
+    if over != "cycle":
+        return marks
+    middle = (
+        base.transform_aggregate(away="mean(away)", groupby=["cycle"])
+        .mark_tick(orient="horizontal", thickness=3, width=34, aria=False)
+        .encode(
+            x=alt.X("cycle:Q"),
+            y=alt.Y("away:Q", title=axis),
+            color=alt.value(themed(INK)),
+            tooltip=[alt.Tooltip("cycle:Q"), alt.Tooltip("away:Q", title="mean of all", format="+.3%")],
+        )
+    )
+    marks += middle
+    return marks
+
+
+def _over_cycles() -> alt.X:
+    return alt.X(
+        "beside:Q",
+        title="cycle",
+        scale=alt.Scale(zero=False, nice=False, padding=30),
+        axis=alt.Axis(tickMinStep=1, format="d", grid=False),
+    )
+
+
+def _over_time() -> alt.X:
+    return alt.X(
+        "when:T",
+        title="began at (UTC)",
+        scale=alt.Scale(type="utc", nice=False, padding=8),
+        axis=alt.Axis(labelOverlap="greedy", labelSeparation=10, labelFlush=_HALF_A_DATE, format=_DATES),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from images.contract.config import BACKENDS
+from warehouse.report.labels import LETTER
 
 # After Okabe and Ito (2008), darkened or lightened until each has a contrast of 4.5 : 1 with its background.
 LIGHT = ("#0068a3", "#a84600", "#00704f", "#993d7f", "#8a2be2", "#444444")
@@ -41,7 +42,6 @@ GRID = ("#e3e6ea", "#333941")
 CARD = ("#ffffff", "#1a1e24")
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Version that Altair writes for."""
-_LETTER = 6.8
 _BESIDE = 36
 # Long enough for the longest dash to be seen once (px).
 _LEGEND_LINE = 26
@@ -53,7 +53,7 @@ _LONGEST = 26
 
 def themed(pair: Sequence[str]) -> alt.ExprRef:
     """The light or the dark one, by the chart's parameter `dark`."""
-    return alt.ExprRef(f"dark ? '{pair[1]}' : '{pair[0]}'")
+    return alt.ExprRef(_expression(pair))
 
 
 def is_logarithmic(values: Iterable[float | None]) -> bool:
@@ -117,7 +117,7 @@ def legend(names: Sequence[str], **of_symbols: Any) -> alt.Legend | None:
     if len(names) < 2:
         return None
     beside = _BESIDE + (_LEGEND_LINE if of_symbols.get("symbolType") == "stroke" else 0)
-    column = _LETTER * min(max(map(len, names)), _LONGEST) + beside
+    column = LETTER * min(max(map(len, names)), _LONGEST) + beside
     return alt.Legend(columns=alt.ExprRef(f"max(1, min({len(names)}, floor(width / {column:.0f})))"), **of_symbols)
 
 
@@ -129,11 +129,16 @@ def places(backends: Sequence[str]) -> list[int]:
 
 
 def _colours(at: Iterable[int]) -> list[Any]:
-    return [{"expr": _expression(place)} for place in at]
+    return themed_range((LIGHT[place % len(LIGHT)], DARK[place % len(DARK)]) for place in at)
 
 
-def _expression(at: int) -> str:
-    return f"dark ? '{DARK[at % len(DARK)]}' : '{LIGHT[at % len(LIGHT)]}'"
+def themed_range(pairs: Iterable[Sequence[str]]) -> list[Any]:
+    """Of a scale: of each pair the light or the dark one."""
+    return [{"expr": _expression(pair)} for pair in pairs]
+
+
+def _expression(pair: Sequence[str]) -> str:
+    return f"dark ? '{pair[1]}' : '{pair[0]}'"
 
 
 def configured(chart: alt.LayerChart | alt.Chart, description: str, height: int) -> alt.LayerChart | alt.Chart:
