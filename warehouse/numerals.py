@@ -23,6 +23,11 @@ def number(value: float, decimals: int) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def counted(n: int, unit: str) -> str:
+    """So many of them: "1 cycle", "2,000 cycles"."""
+    return f"{n:,} {unit}{'' if n == 1 else 's'}"
+
+
 def interval(lower: float | None, upper: float | None, decimals: int) -> str | None:
     """Both bounds in brackets; None if there are none."""
     if lower is None or upper is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from tests import chromium
 from tests.bench.figures import Figure
 from tests.bench.lake import Study, write_failures, write_results
 from tests.bench.recordings import make_recordings
@@ -64,12 +65,11 @@ def _pictured_s(database: Path, folder: Path) -> float:
 
 def _browser_figures(page: Path) -> Iterator[Figure]:
     """In headless Chromium; nothing where there is none."""
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
+    if chromium.executable() is None:
         return
     drawn, filtered = [], []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        browser = chromium.launched(playwright)
         for _ in range(_REPEATS):
             with browser.new_context(offline=True) as context:
                 view = context.new_page()

@@ -294,7 +294,7 @@ def test_a_table_shows_no_control_characters_and_says_where_it_stops(
     assert "a\\x1b[31mb" in capsys.readouterr().out
     assert warehouse("sql", "SELECT range FROM range(20000)", db=kept) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "the first 10000 rows; --format csv, json or parquet gives all"
+    assert last == "the first 10,000 rows; --format csv, json or parquet gives all"
 
 
 def test_a_table_cuts_what_is_endless_and_says_so(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from warehouse.comparison.words import SIMULATED_NOTE, WHERE_MEASURED
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse
 from warehouse.export import export_campaigns_to_csv
-from warehouse.numerals import digits, interval, number, upper_percent
+from warehouse.numerals import counted, digits, interval, number, upper_percent
 from warehouse.plain_text import clipped, printable
 from warehouse.typeset import TYPESET, Typeset, typeset
 
@@ -204,7 +204,7 @@ def _conditions(group: CampaignGroup) -> str:
 
 
 def _counts(group: CampaignGroup, include_all: bool) -> str:
-    text = f"{group.n_cycles} cycle{'' if group.n_cycles == 1 else 's'}"
+    text = counted(group.n_cycles, "cycle")
     invalid = f"{group.n_invalid} invalid"
     if group.n_invalid:
         invalid += " counted" if include_all else " left out"

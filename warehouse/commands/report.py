@@ -17,6 +17,7 @@ from warehouse.compare import compare
 from warehouse.database import reading
 from warehouse.errors import WarehouseError, first_line
 from warehouse.export import new_file
+from warehouse.numerals import counted
 from warehouse.plain_text import printable
 from warehouse.report.captions import CAPTIONS_FILE, captions, left_out
 from warehouse.report.comparing import Compared, compared_sides
@@ -137,7 +138,7 @@ def _draw(whole: ExitStack, folder: Path, data: ReportData, width_cm: float, for
         made.append((CAPTIONS_FILE, captions(wanted, formats, data).encode()))
     for name, content in made:
         whole.enter_context(new_file(folder / name)).write(content)
-    told = f"{printable(folder)}: {_counted(len(wanted) * len(formats), 'picture')}"
+    told = f"{printable(folder)}: {counted(len(wanted) * len(formats), 'picture')}"
     if made:
         told += f" and {CAPTIONS_FILE}"
     limit = left_out(data) if made else _uncounted(data)
@@ -208,12 +209,8 @@ def _compare(connection: duckdb.DuckDBPyConnection, asked: _Asked, include_all: 
 
 def _summary(target: Path, data: ReportData, size: int) -> str:
     counts = data.counts
-    configurations, cycles = _counted(counts.campaigns, "configuration"), _counted(counts.cycles, "cycle")
+    configurations, cycles = counted(counts.campaigns, "configuration"), counted(counts.cycles, "cycle")
     text = f"{printable(target)}: {configurations}, {cycles}, {size / 1e6:.1f} MB"
     if counts.left_out:
-        text += f" ({_counted(counts.left_out, 'cycle')} on simulated GPUs left out; --all shows them)"
+        text += f" ({counted(counts.left_out, 'cycle')} on simulated GPUs left out; --all shows them)"
     return text
-
-
-def _counted(n: int, unit: str) -> str:
-    return f"{n:,} {unit}{'' if n == 1 else 's'}"

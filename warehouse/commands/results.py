@@ -23,6 +23,7 @@ from warehouse.commands.options import File
 from warehouse.errors import WarehouseError
 from warehouse.intake.records import Broken, Record
 from warehouse.intake.rows import Row
+from warehouse.numerals import counted
 from warehouse.plain_text import LONGEST_NAME, clipped, printable
 from warehouse.repository import FileSystemRepository, is_id
 
@@ -93,7 +94,7 @@ def show(experiment_id: str, raw: bool, as_json: bool, folder: Path) -> None:
             n_cut += len(line) > _LONGEST_LINE and not as_json
             click.echo(line if as_json else clipped(line, _LONGEST_LINE))
         if n_cut:
-            click.echo(f"cut in the middle: {n_cut} line{'' if n_cut == 1 else 's'}; --json has all", err=True)
+            click.echo(f"cut in the middle: {counted(n_cut, 'line')}; --json has all", err=True)
     except UnreadableResult as error:
         raise WarehouseError(f"{error}.") from None
 

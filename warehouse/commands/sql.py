@@ -25,6 +25,7 @@ from warehouse.commands import options
 from warehouse.commands.standard_output import PipedConsole, unless_nobody_reads
 from warehouse.errors import WarehouseError
 from warehouse.export import new_file
+from warehouse.numerals import counted
 from warehouse.plain_text import clipped, cut, printable
 from warehouse.query import Answer, Rows, streamed, streamed_arrow
 
@@ -173,9 +174,9 @@ def _print_stacked(console: Console, names: Sequence[str], lines: Sequence[Seque
 
 
 def _count(n_rows: int, n_cut: int, *, longer: bool) -> str:
-    text = f"{'the first ' if longer else ''}{n_rows} row{'' if n_rows == 1 else 's'}"
+    text = f"{'the first ' if longer else ''}{counted(n_rows, 'row')}"
     if n_cut:
-        text += f", {n_cut} value{'' if n_cut == 1 else 's'} cut in the middle"
+        text += f", {counted(n_cut, 'value')} cut in the middle"
     return f"{text}; --format csv, json or parquet gives all" if longer or n_cut else text
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from warehouse.comparison.ratio import Ratio
 from warehouse.comparison.selection import quoted, shown
 from warehouse.errors import WarehouseError
+from warehouse.numerals import counted
 
 MIN_CYCLES = 3
 """Fewer pairs (of independent groups: fewer cycles on a side) decide nothing."""
@@ -112,7 +113,7 @@ def _judged(
     if interval is None or ratio.n < MIN_CYCLES:
         units = "pair" if ratio.method == "paired" else "cycle"
         side = "" if ratio.method == "paired" else " on a side"
-        few = f"{ratio.n} {units}{'' if ratio.n == 1 else 's'}{side}"
+        few = f"{counted(ratio.n, units)}{side}"
         return "inconclusive", f"{few}; at least {MIN_CYCLES} are needed"
     lower, upper = interval
     if lower > condition.limit if condition.rising else upper < condition.limit:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from warehouse.comparison.gate import MIN_CYCLES, Decision
 from warehouse.comparison.ratio import POWER, Ratio
 from warehouse.comparison.selection import Campaign, listed, shown
-from warehouse.numerals import magnitude
+from warehouse.numerals import counted, magnitude
 
 if TYPE_CHECKING:
     from warehouse.compare import Comparison, MetricComparison, Sides
@@ -108,7 +108,7 @@ def counts(campaign: Campaign, n_cycles: int, n_failed: int, include_all: bool) 
     n_invalid, n_superseded = (campaign.columns[name] for name in ("n_invalid", "n_superseded"))
     invalid = f"{n_invalid} invalid{(' counted' if include_all else ' left out') if n_invalid else ''}"
     notes = [invalid, f"{n_failed} failed"] + ([f"{n_superseded} replaced by newer runs"] if n_superseded else [])
-    return f"{_plural(n_cycles, 'cycle')} ({', '.join(notes)})"
+    return f"{counted(n_cycles, 'cycle')} ({', '.join(notes)})"
 
 
 def differing(one: Comparison) -> str:
@@ -147,7 +147,7 @@ def full_name(metric: str) -> str:
 def figures(metric: MetricComparison, ratio: Ratio, confidence: float) -> list[str]:
     """Metric, mean of A, of B, B / A, its interval, what could have been seen, and what it is from."""
     interval, detectable = ratio.interval(confidence), ratio.detectable(confidence)
-    units = f"{_plural(ratio.n_a, 'pair')}" if ratio.method == "paired" else f"{ratio.n_a} and {ratio.n_b} cycles"
+    units = counted(ratio.n_a, "pair") if ratio.method == "paired" else f"{ratio.n_a} and {ratio.n_b} cycles"
     return [
         metric.metric,
         _number(metric.mean_a),
@@ -172,7 +172,7 @@ def verdict(compared: MetricComparison, confidence: float) -> str:
     lower, upper = interval
     level = f"{100 * confidence:g} % interval"
     if lower <= 1.0 <= upper and ratio.standard_error:
-        units = _plural(ratio.n, "pair" if ratio.method == "paired" else "cycle")
+        units = counted(ratio.n, "pair" if ratio.method == "paired" else "cycle")
         return (
             f"{metric}: no difference that {units} could have shown: it would have had to be {percent(detectable)} "
             f"({level} {percent(lower - 1, signed=True)} to {percent(upper - 1, signed=True)}).{aside}"
@@ -249,7 +249,3 @@ def _number(value: float | None) -> str:
     if 0 < abs(value) < 1e-4:
         return f"{value:.{4 - magnitude(value)}f}".rstrip("0")
     return f"{value:,.5g}" if abs(value) < 99_999.5 else f"{value:,.0f}"
-
-
-def _plural(count: int, unit: str) -> str:
-    return f"{count} {unit}{'' if count == 1 else 's'}"

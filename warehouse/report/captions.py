@@ -7,8 +7,9 @@ from datetime import UTC
 from importlib.metadata import version
 
 from warehouse.comparison.selection import listed
+from warehouse.numerals import counted
 from warehouse.report.alike import in_common
-from warehouse.report.charts import WINDOW, Chart, capital, cycles_in_words, rank_metric, ranking
+from warehouse.report.charts import WINDOW, Chart, rank_metric, ranking
 from warehouse.report.data import METRICS, ReportData, Row
 from warehouse.report.pictures import MOST_WORKS, Picture, PictureFormat
 from warehouse.typeset import typeset_notes
@@ -100,7 +101,7 @@ def _campaigns(picture: Picture, data: ReportData) -> Iterator[str]:
         drawn = [row for row in drawn if row[count]]
         n = "1 configuration" if len(drawn) == 1 else f"{len(drawn):,} configurations"
         cycles = 1 if scope == "run" else sum(row[count] for row in drawn)
-        yield f"{capital(cycles_in_words(cycles))} of {n}."
+        yield f"{counted(cycles, 'cycle')} of {n}."
 
 
 def _count_of_cycles(chart: Chart) -> str:

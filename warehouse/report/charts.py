@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from warehouse.numerals import rough
+from warehouse.numerals import counted, rough
 from warehouse.report.axes import axis_title, number_axis, scale_of
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.fronts import ends
@@ -174,7 +174,7 @@ def metric_sentence(metric: Metric, data: ReportData) -> str:
     if len(rows) == 1:
         interval = f", 95 % interval {least[f'{key}_interval']}" if least[f"{key}_interval"] else ""
         none = "" if interval else ": no interval"
-        return f"{least[f'{key}_text']} {metric.unit}{interval}, over {cycles_in_words(least[f'{key}_n'])}{none}."
+        return f"{least[f'{key}_text']} {metric.unit}{interval}, over {counted(least[f'{key}_n'], 'cycle')}{none}."
     note = " One cycle each, so there are no intervals." if all(row[f"{key}_n"] < 2 for row in rows) else ""
     ratio = most[f"{key}_mean"] / least[f"{key}_mean"] if least[f"{key}_mean"] else None
     if least[f"{key}_text"] == most[f"{key}_text"]:
@@ -189,10 +189,6 @@ def metric_sentence(metric: Metric, data: ReportData) -> str:
 def capital(text: str) -> str:
     """With its first letter as at the beginning of a sentence."""
     return text[:1].upper() + text[1:]
-
-
-def cycles_in_words(n: int) -> str:
-    return "1 cycle" if n == 1 else f"{n:,} cycles"
 
 
 def ranked() -> alt.Y:

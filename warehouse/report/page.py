@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from warehouse.comparison.words import NAMES
 from warehouse.numerals import rough
 from warehouse.report.alike import in_common
-from warehouse.report.charts import WINDOW, Chart
+from warehouse.report.charts import WINDOW, Chart, capital
 from warehouse.report.data import METRICS, Metric, ReportData, Row
 from warehouse.report.fronts import APART, BESIDE, MOST_NAMES, logarithmic
 from warehouse.report.gallery import Missing, gallery
@@ -39,7 +39,8 @@ _MOST_CHOICES = 120
 """Of each filter; the rest can be searched for."""
 _MOST_BEST = 40
 _MOST_EQUAL = 2
-_FILTERS = {"backend": "Backend", "model": "Model", "gpu": "GPU", "study": "Study"}
+_FILTERS = {"backend": "backend", "model": "model", "gpu": "GPU", "study": "study"}
+"""Columns of a campaign that can be chosen from, and what they are called in a sentence."""
 _DIGITS = 6
 # Of a campaign's row, what the page's program needs to know.
 _NOT_ON_PAGE = ("work_id", "processes", "n_gpu_sets", "first_start", "driver", "image", "limit", "commit")
@@ -117,6 +118,7 @@ def _about(data: ReportData, charts: Sequence[Chart | Missing], n_works: int) ->
     """What the page's program needs to know of metrics and charts, and how many kinds of work can be chosen."""
     return {
         "works": n_works,
+        "filters": _FILTERS,
         "window": WINDOW,
         "labels": {"separator": SEPARATOR, "letter": LETTER, "margin": MARGIN, "line": LINE_HEIGHT},
         "fronts": {
@@ -237,7 +239,7 @@ def _choices(data: ReportData) -> list[dict[str, Any]]:
             values = sorted(counts, key=lambda value: (-counts[value], value))
         if len(values) > 1:
             shown = [(value, counts[value]) for value in values[:_MOST_CHOICES]]
-            found.append({"name": name, "title": title, "values": shown, "more": len(values) - len(shown)})
+            found.append({"name": name, "title": capital(title), "values": shown, "more": len(values) - len(shown)})
     return found
 
 

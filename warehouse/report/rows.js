@@ -13,7 +13,7 @@ function unpacked(columns) {
 
 const about = parsed('about');
 const tables = Object.fromEntries(Object.entries(parsed('tables')).map(([name, columns]) => [name, unpacked(columns)]));
-const FILTERS = ['backend', 'model', 'gpu', 'study'];
+const FILTERS = Object.keys(about.filters);
 for (const row of tables.campaigns) {
   // A line each: no phrase goes from one to the next.
   row.searched = [row.label, row.model, row.backend, row.hardware, row.study, row.experiment].filter(Boolean).join('\n').toLowerCase();

@@ -6,9 +6,9 @@ from typing import Any
 
 import altair as alt
 
-from warehouse.numerals import rough
+from warehouse.numerals import counted, rough
 from warehouse.report.axes import percent_axis
-from warehouse.report.charts import WINDOW, Chart, Source, capital, cycles_in_words, finished
+from warehouse.report.charts import WINDOW, Chart, Source, capital, finished
 from warehouse.report.data import METRICS, Metric, ReportData
 from warehouse.report.theme import (
     INK,
@@ -206,7 +206,7 @@ def _drift_sentence(data: ReportData) -> str:
     worst = data.troubles.drift.rows[0]
     # Not known of any if the worst has none: from 0 there is no change in percent.
     most = (
-        f"; most {100 * worst['relative_change']:+.1f} % from first to last of {cycles_in_words(worst['n_samples'])}"
+        f"; most {100 * worst['relative_change']:+.1f} % from first to last of {counted(worst['n_samples'], 'cycle')}"
         if worst["relative_change"] is not None
         else ""
     )

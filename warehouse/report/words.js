@@ -1,6 +1,5 @@
 // What the page's reader chose, in words: beside the controls, and on paper, where there are none.
 
-const FILTER_WORDS = {backend: 'backend', model: 'model', gpu: 'GPU', study: 'study'};
 const MOST_NAMED = 6;
 const MOST_TICKS_IN_ADDRESS = 40;
 const counted = n => n.toLocaleString('en');
@@ -24,7 +23,7 @@ function tellChoice() {
 
 /** Filters and ticks. */
 function chosenInWords() {
-  const words = FILTERS.filter(name => chosen.filters[name].size).map(name => `${FILTER_WORDS[name]} ${listed([...chosen.filters[name]])}`);
+  const words = FILTERS.filter(name => chosen.filters[name].size).map(name => `${about.filters[name]} ${listed([...chosen.filters[name]])}`);
   if (chosen.find) words.push(`found by "${chosen.find}"`);
   if (chosen.picked.size) words.push(`by configuration only what is ticked: ${listed([...chosen.picked].map(place => tables.campaigns[place].label))}`);
   return words;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests import chromium
 from tests.warehouse.report.measured import write_study
 from tests.warehouse.report.opened import PICTURES, NewPage
 from tests.warehouse.results import warehouse
@@ -36,14 +36,12 @@ def report(measured: Path) -> Path:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Headless Chromium; without it a skip, or a failure where REQUIRE_BROWSER is set."""
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if executable is None:
+    if chromium.executable() is None:
         if os.environ.get("REQUIRE_BROWSER") == "1":
             pytest.fail("REQUIRE_BROWSER=1, but there is no Chromium")
-        pytest.skip("needs Chromium (Debian: apt install chromium)")
+        pytest.skip(chromium.ABSENT)
     with sync_playwright() as playwright:
-        # Containers run as root, in which Chromium's own sandbox does not start.
-        found = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        found = chromium.launched(playwright)
         yield found
         found.close()
 

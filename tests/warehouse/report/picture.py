@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from tests import chromium
 from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.opened import Opened
 from warehouse.cli import main
@@ -21,9 +21,8 @@ _ZOOM = 0.7
 
 def draw(target: Path) -> int:
     """Into `target`, of the page on one study in the light: the top of it, and its first row of charts."""
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        print("report-picture: needs Chromium (Debian: apt install chromium)", file=sys.stderr)
+    if chromium.executable() is None:
+        print(f"report-picture: {chromium.ABSENT}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -36,7 +35,7 @@ def draw(target: Path) -> int:
         page.write_text(page.read_text(encoding="utf-8").replace(f"{folder}/", ""), encoding="utf-8")
         target.mkdir(exist_ok=True)
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+            browser = chromium.launched(playwright)
             context = browser.new_context(
                 viewport={"width": round(_WIDTH / _ZOOM), "height": round(_HEIGHT / _ZOOM)},
                 device_scale_factor=_ZOOM,
