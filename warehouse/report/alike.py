@@ -1,4 +1,4 @@
-"""What all configurations of a report have in common: their names say only what tells them apart."""
+"""What all configurations of a report have in common, which most of their names leave out."""
 
 from __future__ import annotations
 

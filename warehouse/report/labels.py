@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from warehouse.plain_text import printable
-from warehouse.report.shortened import shortened
+from warehouse.report.shortened import Names
 
 SEPARATOR = " · "
 LETTER = 6.8
@@ -17,12 +19,14 @@ LINE_HEIGHT = 13
 """Of a line of its text (px)."""
 MARGIN = 20
 """What of a chart's width its labels do not have (px)."""
+_LONGEST = 100
+_SHORT = 40
 _PARTS: Mapping[str, Callable[[Any], str]] = {
-    "model": lambda value: str(value).rstrip("/").rpartition("/")[2] or str(value),
+    "model": lambda value: str(value).rstrip("/"),
     "backend": str,
     "batch": lambda value: f"batch {value}",
     "dtype": str,
-    "processes": lambda value: f"{value} processes",
+    "processes": lambda value: "1 process" if value == 1 else f"{value} processes",
     "hardware": lambda value: str(value).removeprefix("NVIDIA "),
     "study": str,
     "simulated": lambda value: "simulated" if value else "",
@@ -33,79 +37,21 @@ _RATHER = ("experiment", "driver", "image", "limit", "commit", "hash", "id")
 _ALWAYS = ("backend", "batch")
 _IDS = ("commit", "hash", "id")
 """Never shortened."""
-_LONGEST = 100
-_SHORT = 40
-_OF_A_PART = (60, 48, 36, 28, 20, 14)
-"""How long a part may be: less and less, until labels are short enough."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Of a label: which it is, and what it says, of which only the text may be shortened."""
+
+    name: str
+    prefix: str
+    text: str
 
 
 def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label for each campaign, made of what tells them apart."""
-    parts = [name for name in _PARTS if name in _ALWAYS or _differs(name, rows)]
-    return _fitting(rows, parts, _PARTS, _LONGEST)
-
-
-def _differs(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return len({row[name] for row in rows}) > 1
-
-
-def _fitting(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], parts: Mapping[str, Callable[[Any], str]], longest: int
-) -> list[str]:
-    """With all their parts, of which the longest are shortened until labels have at most `longest` letters."""
-    labels: list[str] = []
-    for of_a_part in _OF_A_PART:
-        labels = _told_apart(rows, names, parts, of_a_part)
-        if all(len(label) <= longest for label in labels):
-            break
-    return labels
-
-
-def _told_apart(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], parts: Mapping[str, Callable[[Any], str]], of_a_part: int
-) -> list[str]:
-    """Of each row these parts, and what else it takes while some are still called the same.
-
-    Args:
-        of_a_part: letters that each may have.
-    """
-    labels = _plain_labels(rows, names, parts, of_a_part)
-    for name in _RATHER:
-        doubled = {label for label, count in Counter(labels).items() if count > 1}
-        if not doubled:
-            break
-        of_label: dict[str, set[Any]] = defaultdict(set)
-        for label, row in zip(labels, rows, strict=True):
-            of_label[label].add(row[name])
-        told = [label in doubled and len(of_label[label]) > 1 for label in labels]
-        words = _texts(name, [row[name] if tell else None for tell, row in zip(told, rows, strict=True)], of_a_part)
-        labels = [
-            _joined([label, _rather(name, word)]) if tell else label
-            for label, tell, word in zip(labels, told, words, strict=True)
-        ]
-    return labels
-
-
-def _plain_labels(
-    rows: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    parts: Mapping[str, Callable[[Any], str]],
-    of_a_part: int = _OF_A_PART[0],
-) -> list[str]:
-    texts = [
-        _texts(name, [None if row[name] is None else parts[name](row[name]) for row in rows], of_a_part)
-        for name in names
-    ]
-    return [_joined(filter(None, (of_name[at] for of_name in texts))) for at in range(len(rows))]
-
-
-def _texts(name: str, values: Sequence[Any], longest: int) -> list[str | None]:
-    """Printable and shortened; what is not known stays None."""
-    texts = [None if value is None else printable(value) for value in values]
-    if name in _IDS:
-        return texts
-    short = shortened((text for text in texts if text is not None), longest)
-    return [None if text is None else short[text] for text in texts]
+    names = [name for name in _PARTS if name in _ALWAYS or _differs(name, rows)]
+    return _fitting(_told_apart(_plain(rows, names, _PARTS), rows), _LONGEST)
 
 
 def short_labels(rows: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -113,15 +59,19 @@ def short_labels(rows: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str,
 
     Colour says the backend, so that it is only there if two would be called the same without it.
     """
-    names = ["batch", *(name for name in ("dtype", "processes", "hardware") if _differs(name, among))]
+    names = ["batch", *(name for name in ("dtype", "processes", "hardware", "simulated") if _differs(name, among))]
     hardware = {row["hardware"] for row in among}
     is_enough = len({_kind(one) for one in hardware}) == len(hardware)
-    parts = {**_PARTS, "hardware": _kind if is_enough else _PARTS["hardware"]}
+    words = {**_PARTS, "hardware": _kind if is_enough else _PARTS["hardware"]}
     for name in ("backend", "study"):
-        if len(set(_plain_labels(rows, names, parts))) < len(rows) and _differs(name, rows):
+        if len(set(map(_joined, _plain(rows, names, words)))) < len(rows) and _differs(name, rows):
             names.append(name)
     ordered = [name for name in _PARTS if name in names]
-    return _fitting(rows, ordered, parts, _SHORT)
+    return _fitting(_told_apart(_plain(rows, ordered, words), rows), _SHORT)
+
+
+def _differs(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row[name] for row in rows}) > 1
 
 
 def _kind(hardware: Any) -> str:
@@ -129,14 +79,76 @@ def _kind(hardware: Any) -> str:
     return re.split("[ -]", _PARTS["hardware"](hardware), maxsplit=1)[0]
 
 
-def _rather(name: str, text: str | None) -> str:
-    if name == "experiment":
-        return text if text is not None else "no experiment"
-    return f"{'campaign' if name == 'id' else name} {'not recorded' if text is None else text}"
+def _plain(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], words: Mapping[str, Callable[[Any], str]]
+) -> list[list[_Part]]:
+    """Of each row these parts, as far as they are known."""
+    found: list[list[_Part]] = [[] for _ in rows]
+    for name in names:
+        texts = [None if row[name] is None else printable(words[name](row[name])) for row in rows]
+        called = _without_owners(texts) if name == "model" else {}
+        for parts, text in zip(found, texts, strict=True):
+            if text:
+                parts.append(_Part(name, "", called.get(text, text)))
+    return found
 
 
-def _joined(parts: Sequence[str] | Iterator[str]) -> str:
-    return SEPARATOR.join(filter(None, parts))
+def _without_owners(models: Iterable[str | None]) -> dict[str, str]:
+    """The last part of each model's name, the whole of it if another model has the same last part."""
+    last = {model: model.rpartition("/")[2] or model for model in models if model is not None}
+    shared = Counter(last.values())
+    return {model: name if shared[name] == 1 else model for model, name in last.items()}
+
+
+def _told_apart(labels: Sequence[list[_Part]], rows: Sequence[Mapping[str, Any]]) -> list[list[_Part]]:
+    """With what else it takes while some are still called the same."""
+    found = list(labels)
+    for name in _RATHER:
+        texts = [_joined(parts) for parts in found]
+        doubled = {text for text, count in Counter(texts).items() if count > 1}
+        if not doubled:
+            break
+        values: dict[str, set[Any]] = defaultdict(set)
+        for text, row in zip(texts, rows, strict=True):
+            values[text].add(row[name])
+        found = [
+            [*parts, _rather(name, row[name])] if text in doubled and len(values[text]) > 1 else parts
+            for parts, text, row in zip(found, texts, rows, strict=True)
+        ]
+    return found
+
+
+def _rather(name: str, value: Any) -> _Part:
+    prefix = {"experiment": "", "id": "campaign "}.get(name, f"{name} ")
+    if value is None:
+        return _Part(name, "", "no experiment" if name == "experiment" else f"{prefix}not recorded")
+    return _Part(name, prefix, printable(value))
+
+
+def _fitting(labels: Sequence[Sequence[_Part]], longest: int) -> list[str]:
+    """With all their parts; of a label that is longer, the longest part is shortened, and the next, until it fits.
+
+    What was shortened is called the same in all labels. Where nothing can be shortened any more a label stays longer.
+    """
+    texts: dict[str, list[str]] = defaultdict(list)
+    for part in itertools.chain.from_iterable(labels):
+        texts[part.name].append(part.text)
+    called = {name: Names(of_name) for name, of_name in texts.items()}
+    for parts in labels:
+        while len(_joined(parts, called)) > longest and _shorten(parts, called):
+            pass
+    return [_joined(parts, called) for parts in labels]
+
+
+def _shorten(parts: Sequence[_Part], called: Mapping[str, Names]) -> bool:
+    """One of these by one step, the longest that can be; False if none can."""
+    by_length = sorted(parts, key=lambda part: -len(called[part.name][part.text]))
+    return any(called[part.name].shorten(part.text) for part in by_length if part.name not in _IDS)
+
+
+def _joined(parts: Iterable[_Part], called: Mapping[str, Names] | None = None) -> str:
+    texts = (part.prefix + (called[part.name][part.text] if called else part.text) for part in parts)
+    return SEPARATOR.join(texts)
 
 
 def lines_of(label: str, width: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,6 @@ from warehouse.report.charts import Chart
 from warehouse.report.data import read_report
 from warehouse.report.gallery import gallery, static_spec
 from warehouse.report.labels import labels_of, short_labels
-from warehouse.report.shortened import shortened
 from warehouse.report.theme import VEGA_LITE
 
 _MODELS = (
@@ -138,5 +138,34 @@ def test_long_names_that_differ_somewhere_have_different_labels(place: str, labe
 
 def test_names_that_differ_in_several_places_are_still_told_apart() -> None:
     names = [f"{'x' * 60}{a}{'y' * 60}{b}{'z' * 60}" for a, b in product("abc", "def")]
-    assert len(set(shortened(names, 20).values())) == len(names)
-    assert max(map(len, shortened(names, 20).values())) <= 20
+    labels = labels_of([_row(number, model=name, hardware="L4", study="s") for number, name in enumerate(names)])
+    assert len(set(labels)) == len(names)
+    assert max(map(len, labels)) <= 100
+
+
+def test_only_a_label_that_is_too_long_is_shortened_and_in_whole_words() -> None:
+    study = "power-limit-sweep-of-november-2026"
+    long = {"backend": "tensorrt-llm", "dtype": "bfloat16", "processes": 4, "study": study}
+    rows = [
+        _row(1, model="meta-llama/Meta-Llama-3.1-70B-Instruct", hardware="NVIDIA L4 x1", study="first")
+        | {"dtype": "auto", "processes": 1},
+        _row(2, model="meta-llama/Meta-Llama-3.1-8B-Instruct", hardware="NVIDIA RTX 6000 Ada Generation x4") | long,
+        _row(3, model="mistralai/Mistral-7B-Instruct-v0.3", hardware="NVIDIA L4 x1", study="first")
+        | {"dtype": "auto", "processes": 1},
+    ]
+    first, second, third = labels_of(rows)
+    assert first == "Meta-Llama-3.1-70B-Instruct · pytorch · batch 4 · auto · 1 process · L4 x1 · first"
+    assert third == "Mistral-7B-Instruct-v0.3 · pytorch · batch 4 · auto · 1 process · L4 x1 · first"
+    assert len(second) <= 100
+    model, *others = second.split(" · ")
+    assert (others[:4], "8B" in model) == (["tensorrt-llm", "batch 4", "bfloat16", "4 processes"], True)
+    words = set(re.split("[-_/: ]", f"Meta-Llama-3.1-8B-Instruct RTX 6000 Ada Generation x4 {study}"))
+    cut = [part for part in (model, *others[4:]) if "…" in part]
+    assert cut != []
+    assert [word for part in cut for word in re.split("[-_/: …]", part) if word and word not in words] == []
+
+
+def test_models_of_the_same_name_are_called_with_their_owners() -> None:
+    models = ("meta-llama/Llama-3.1-8B-Instruct", "unsloth/Llama-3.1-8B-Instruct", "Qwen/Qwen3-8B")
+    labels = labels_of([_row(at, model=model, hardware="L4 x1", study="s") for at, model in enumerate(models)])
+    assert labels == [f"{name} · pytorch · batch 4" for name in (*models[:2], "Qwen3-8B")]
