@@ -29,6 +29,8 @@ from warehouse.report.theme import (
 
 WINDOW = 16
 """Configurations that are drawn at once where each has a line of its own."""
+FOUR_DIGITS = ",.4~r"
+"""Format of a figure on which a pointer is; never with an exponent."""
 _STEP = 40
 SETTINGS = ("label", "study", "experiment", "model", "backend", "hardware", "batch", "dtype")
 
@@ -142,7 +144,7 @@ def _metric_marks(metric: Metric, data: ReportData) -> alt.LayerChart:
             tooltip=[
                 alt.Tooltip("label:N", title="configuration"),
                 alt.Tooltip("cycle:Q"),
-                alt.Tooltip(f"{key}:Q", title=metric.axis, format=".4~g"),
+                alt.Tooltip(f"{key}:Q", title=metric.axis, format=FOUR_DIGITS),
                 alt.Tooltip("run:N", title="experiment_id"),
             ],
         )

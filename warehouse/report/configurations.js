@@ -74,7 +74,7 @@ function lineOf(row) {
     if (row[`${key}_text`] !== null) cell.append(below_(row[`${key}_interval`] ?? 'no interval'));
     if (key === 'energy' && row.energy_bound !== null) cell.append(below_(`meter ${row.energy_bound}`));
   }
-  numberCell(line, row.n_warnings ? String(row.n_warnings) : '-');
+  numberCell(line, String(row.n_warnings));
   return line;
 }
 

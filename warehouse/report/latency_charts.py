@@ -7,6 +7,7 @@ import altair as alt
 from warehouse.numerals import brief
 from warehouse.report.axes import axis_title, number_axis, scale_of
 from warehouse.report.charts import (
+    FOUR_DIGITS,
     SETTINGS,
     WINDOW,
     Chart,
@@ -75,14 +76,22 @@ def latency_chart(kind: str, data: ReportData) -> Chart:
         .mark_point(shape="stroke", angle=90, yOffset=lowered(8, _LINE), size=60, strokeWidth=1.5, aria=False)
         .encode(x=x("p99"), y=y, color=colour)
     )
+    # A tooltip says null of what is none.
+    texts = {
+        f"{field}_text": f"isValid(datum.{field}) ? format(datum.{field}, '{FOUR_DIGITS}') : '-'"
+        for field in fields.values()
+    }
     middle = (
-        base.mark_point(filled=True, size=70, opacity=1, yOffset=lowered(8, _LINE), aria=False)
+        base.transform_calculate(**texts)
+        .mark_point(filled=True, size=70, opacity=1, yOffset=lowered(8, _LINE), aria=False)
         .encode(
             x=x("p50"),
             y=y,
             color=colour,
             shape=backend_shape(backends),
-            tooltip=settings_tooltip([*counts.items(), *((field, f"{one} (ms)") for one, field in fields.items())]),
+            tooltip=settings_tooltip(
+                [*counts.items(), *((f"{field}_text", f"{one} (ms)") for one, field in fields.items())]
+            ),
         )
         .add_params(zoom("x"))
     )

@@ -23,7 +23,7 @@ function update() {
 function keepInAddress() {
   const words = new URLSearchParams();
   for (const name of FILTERS) for (const value of chosen.filters[name]) words.append(name, value);
-  if (chosen.find) words.set('find', chosen.find);
+  if (chosen.find.trim()) words.set('find', chosen.find);
   if (chosen.rankBy !== usable[0]?.key) words.set('order', chosen.rankBy);
   if (chosen.work) words.set('work', chosen.work);
   if (chosen.trace) words.set('run', chosen.trace);

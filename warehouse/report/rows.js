@@ -60,7 +60,9 @@ function follow() {
 /** What a campaign has for each word that is looked for; a word and the number behind it are a phrase. */
 function wantedBy(text) {
   const isNumber = word => /^\d+$/.test(word), wanted = [];
-  for (const word of text.toLowerCase().split(/\s+/).filter(Boolean)) {
+  // As the table says a hash below a name, and as `--compare` takes a setting.
+  const words = text.toLowerCase().replace(/(?<=^|\s)(config|campaign)\s+(?=[0-9a-f]{4})/g, '').split(/[\s=]+/);
+  for (const word of words.filter(Boolean)) {
     const last = wanted.at(-1);
     if (last?.length === 1 && isNumber(word) && !isNumber(last[0])) last.push(word);
     else wanted.push([word]);

@@ -8,7 +8,7 @@ import altair as alt
 
 from warehouse.numerals import brief
 from warehouse.report.axes import number_axis
-from warehouse.report.charts import Chart, Source, finished
+from warehouse.report.charts import FOUR_DIGITS, Chart, Source, finished
 from warehouse.report.data import ReportData
 from warehouse.report.theme import INK, SOFT, line_of_series, themed, zoom
 
@@ -53,8 +53,8 @@ def trace_chart(kind: str, data: ReportData) -> Chart:
             **line_of_series("gpu", gpus),
             tooltip=[
                 alt.Tooltip("gpu:N", title="GPU"),
-                alt.Tooltip("at:Q", title="time (s)", format=".4~g"),
-                alt.Tooltip(f"{kind}:Q", title=axis, format=".4~g"),
+                alt.Tooltip("at:Q", title="time (s)", format=FOUR_DIGITS),
+                alt.Tooltip(f"{kind}:Q", title=axis, format=FOUR_DIGITS),
             ],
         )
         .add_params(zoom("x"))

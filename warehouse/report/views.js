@@ -5,6 +5,8 @@ let updating = Promise.resolve();
 const CANVAS_FROM = 1000;
 const TABLE_ROWS = 200;
 const PRINTED_WIDTH = 540;
+// Of an axis, how many times as much can be seen as at first, and what part at least.
+const FARTHEST_OUT = 10, FARTHEST_IN = 0.001;
 // Of a line's height on a screen, without what more lines of text take.
 const PRINTED_STEP = 0.85;
 const darkScheme = matchMedia('(prefers-color-scheme: dark)');
@@ -67,6 +69,7 @@ async function draw(name) {
     ast: true, renderer: many ? 'canvas' : 'svg', actions: false, tooltip: {theme: 'custom'}, logLevel: 1,
   });
   delete spec.datasets;
+  keepInReach(name, view);
   // Beside its axis there may be less room for a legend than Vega first took: laid out once more, none is cut off above.
   await view.resize().runAsync();
   host.querySelector('svg,canvas').setAttribute('aria-hidden', 'true');
@@ -147,6 +150,24 @@ addEventListener('resize', () => {
   clearTimeout(resizing);
   resizing = setTimeout(() => inTurn(() => { if (!matchMedia('print').matches) fitToScreen(); }), 100);
 });
+
+/** No zoom so far out or in that neither marks nor labels are left: it stays as it was. */
+function keepInReach(name, view) {
+  const {zoomed} = about.charts[name], known = view.getState().signals;
+  for (const [axis, field] of Object.entries(zoomed)) {
+    const signal = `zoom_${field}`;
+    if (!(signal in known)) continue;
+    let last = null;
+    const span = domain => view.scale(axis).type === 'log' ? Math.log(domain[1] / domain[0]) : domain[1] - domain[0];
+    const whole = span(view.scale(axis).domain());
+    view.addSignalListener(signal, (_, domain) => {
+      const share = domain && Math.abs(span(domain.map(Number)) / whole);
+      if (!domain || share > FARTHEST_IN && share < FARTHEST_OUT) last = domain;
+      // Not waited for: the run that waits for this would wait for itself.
+      else view.runAfter(() => { view.signal(signal, last).runAsync(); });
+    });
+  }
+}
 
 /** Move or stretch what an axis shows; the same signals that the mouse sets. */
 function zoom(name, stretch, shift) {
