@@ -205,6 +205,13 @@ def test_an_output_is_the_same_by_any_of_its_names(tmp_path: Path) -> None:
     assert _jobs_of(tmp_path / "real") == []
 
 
+def _has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_children_of_a_job_do_not_outlive_it(tmp_path: Path) -> None:
     attempt = Layout(tmp_path).new_attempt("s", 1, 1)
     process = subprocess.Popen(["sh", "-c", "sleep 61 & echo $!"], stdout=subprocess.PIPE, start_new_session=True)
@@ -214,7 +221,7 @@ def test_children_of_a_job_do_not_outlive_it(tmp_path: Path) -> None:
 
     LocalJob(process.pid, attempt, process).remove()
 
-    _wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    _wait_until(lambda: _has_ended(child))
 
 
 def test_a_runner_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
