@@ -173,7 +173,11 @@ def _front_sentences(other: Metric, data: ReportData) -> tuple[str, ...]:
         if len(counted) < len(rows):
             simulated = _on_front([row for row in rows if row["simulated"]], other)
             told.append(f"On simulated GPUs, held against each other alone: {simulated}")
-        sentences.append(f"{work.label}: {' '.join(told)}{f' {better}' if len(rows) > 1 else ''}{works}")
+        if other.key == "speed" and work.rate is not None:
+            told.append(f"Arrivals, {work.rate} requests/s, set the output tokens/s: only energy can be better.")
+        elif len(rows) > 1:
+            told.append(better)
+        sentences.append(f"{work.label}: {' '.join(told)}{works}")
     return tuple(sentences)
 
 

@@ -185,7 +185,7 @@ def _sentence(compared: Compared, rows: Sequence[Row], what: str) -> str:
     words = {
         SHOWN: ("differs", "differ"),
         NOT_SHOWN: ("could not be told apart", "could not be told apart"),
-        CONFOUNDED: ("may differ because of the GPUs (GPU confounded)",) * 2,
+        CONFOUNDED: ("cannot be told from what the GPUs differ in (GPU confounded)",) * 2,
     }
     parts = [f"{counts[one]} {forms[counts[one] > 1]}" for one, forms in words.items() if counts[one]]
     count = f"Of {len(rows)} {what}, " if len(rows) > 1 else ""

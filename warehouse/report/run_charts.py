@@ -50,7 +50,9 @@ def drift_chart(over: str, metric: Metric, data: ReportData) -> Chart:
         name=f"drift-{over}",
         section="drift",
         title=title,
-        summary=_drift_sentence(data) if over == "cycle" else of_time,
+        summary=f"{_drift_sentence(data)} A bar is the mean over all that is drawn of a cycle."
+        if over == "cycle"
+        else of_time,
         spec=finished(_drift_marks(over, metric, data), title, 300),
         sources=(Source("cycles", "cycles", "kept", fields, (key,)),),
         columns={

@@ -320,6 +320,7 @@ class TestBest:
         found = self.table(root, db, target, (30.0, 45.0), arrivals={"process": "fixed", "rate_per_s": 5})
         assert "- set by the arrivals, 5" in found
         assert "next: 50 % more" in found
+        assert "Arrivals, 5.0 requests/s, set the output tokens/s" in made(db, target).text
 
     def test_simulated_gpus_are_not_held_against_real_ones(self, root: Path, db: Path, target: Path) -> None:
         for number, (energy_j, simulated) in enumerate(
