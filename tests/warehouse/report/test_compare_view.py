@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -130,6 +131,23 @@ def test_cycles_of_one_block_are_pairs(root: Path, db: Path) -> None:
     assert "All are of pairs of one block." in Page(target).text
     assert next(iter(Page(target).charts)) == "compare", "one pair needs no chart of pairs"
     assert "compare-pairs" not in Page(target).charts
+
+
+def test_far_ticks_and_changes_are_factors(root: Path, db: Path, tmp_path: Path) -> None:
+    for number, (cycle, batch) in enumerate(product((1, 2, 3), (1, 2)), start=1):
+        config = ExperimentConfig(backend="stub", batch_size=batch)
+        energy_j = 10.0 * 40 ** (batch - 1) * (1 + number / 100)
+        save(root, make_result(number, energy_j=energy_j, config=config, study="s", cycle=cycle))
+    assert warehouse("ingest", root, db=db) == 0
+    metric = ("--metric", "total_energy_j")
+    (row,) = Page(reported(db, "batch_size=1", "batch_size=2", *metric)).table("ratios")
+    assert re.fullmatch(r"40(\.\d)? times \([\d.]+ to [\d.]+ times\)", row["change"])
+    assert row["line"] == f"energy · {row['change']}"
+    assert warehouse("report", "--pictures", tmp_path, "--compare", "batch_size=1", "batch_size=2", *metric, db=db) == 0
+    (drawn,) = tmp_path.glob("compare-*.svg")
+    ticks = set(re.findall(r">([^<>]*(?: times| %|as A))<", drawn.read_text(encoding="utf-8")))
+    assert {"as A", "10 times"} <= ticks
+    assert [tick for tick in ticks if re.fullmatch(r"\+[\d,]{5,} %|\+900 %", tick)] == []
 
 
 def test_the_rest_is_on_the_campaigns_of_both_sides_alone(year: Path) -> None:
