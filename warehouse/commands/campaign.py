@@ -296,5 +296,7 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile:
     if any(group.n_invalid for group in groups):
         yield 'Why runs are invalid: warehouse sql "FROM invalid_runs".'
     if n_simulated:
-        cycles = "1 cycle" if n_simulated == 1 else f"{n_simulated} cycles"
-        yield f"{cycles} on simulated GPUs left out: simulated energy proves nothing (--all shows them)."
+        yield (
+            f"{counted(n_simulated, 'cycle')} on simulated GPUs left out: simulated energy proves nothing "
+            "(--all shows them)."
+        )

@@ -180,9 +180,10 @@ def metric_sentence(metric: Metric, data: ReportData) -> str:
     note = " One cycle each, so there are no intervals." if all(row[f"{key}_n"] < 2 for row in rows) else ""
     if least[f"{key}_text"] == most[f"{key}_text"]:
         return f"All {len(rows):,} configurations are at {least[f'{key}_text']} {metric.unit}.{note}"
+    more = _how_much_more(least[f"{key}_mean"], most[f"{key}_mean"])
     return (
         f"Of {len(rows):,} configurations the least is {least[f'{key}_text']} {metric.unit} ({least['label']}), "
-        f"the most {most[f'{key}_text']} {metric.unit} ({most['label']}){_how_much_more(least[f'{key}_mean'], most[f'{key}_mean'])}.{note}"
+        f"the most {most[f'{key}_text']} {metric.unit} ({most['label']}){more}.{note}"
     )
 
 
