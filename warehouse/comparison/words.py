@@ -34,12 +34,12 @@ NAMES = {
     "avg_energy_per_token_j": "energy per token",
     "total_energy_j": "energy",
     "mean_power_w": "mean power",
-    "output_tokens_per_second": "output tokens per second",
-    "total_tokens_per_second": "all tokens per second",
+    "output_tokens_per_second": "output tokens/s",
+    "total_tokens_per_second": "total tokens/s",
     "goodput_requests_per_second": "goodput",
     "total_inference_time_sec": "time",
 } | {
-    f"{time}_{part}": f"{name}, {words}"
+    f"{time}_{part}": f"{name} {words}"
     for time, name in (
         ("ttft", "TTFT"),
         ("itl", "ITL"),
@@ -53,7 +53,7 @@ NAMES = {
         ("p99_ms", "99th percentile"),
     )
 }
-"""What people call a column that is compared; the others are called as they are."""
+"""What people call a column, in tables, charts and sentences alike; the others are called as they are."""
 _UNITS = {"_j": "J", "_w": "W", "_ms": "ms", "_sec": "s", "_requests_per_second": "requests/s"}
 """By how a column ends; where a name says it already, there is none."""
 # Of less, of more and of many times as much.
@@ -143,8 +143,7 @@ def name_of(metric: str) -> str:
 def with_unit(metric: str) -> str:
     """As people call it, with its unit; a column without a name of its own ends in its unit."""
     unit = next((unit for end, unit in _UNITS.items() if metric.endswith(end)), None)
-    name = name_of(metric).replace(", ", " ")
-    return f"{name} ({unit})" if metric in NAMES and unit else name
+    return f"{NAMES[metric]} ({unit})" if metric in NAMES and unit else name_of(metric)
 
 
 def full_name(metric: str) -> str:
