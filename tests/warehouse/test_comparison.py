@@ -13,7 +13,7 @@ from tests.bench.statistics import false_alarms
 from warehouse.compare import MetricComparison
 from warehouse.comparison.gate import Decision, decide, exit_code, gate_confidence, parse_condition
 from warehouse.comparison.ratio import Ratio, paired_ratio, welch_ratio
-from warehouse.comparison.words import figures, verdict
+from warehouse.comparison.words import change_with_interval, figures, gate_line, verdict
 from warehouse.errors import WarehouseError
 
 A = [10.0, 11.0, 10.4, 10.9]
@@ -119,28 +119,82 @@ def test_gate_has_three_answers() -> None:
     assert judged("x < -3%", 0.10, 0.01).outcome == "within"
 
 
+def ratio_of(change: float, error: float, n: int = 5) -> Ratio:
+    return Ratio("paired", n, n, math.log1p(change), error, n - 1.0)
+
+
 @pytest.mark.parametrize(
-    ("rise", "in_words", "in_figures"),
+    ("rise", "told"),
     [
-        (0.034, "3.4 %", "3.4 %"),
-        (9.9, "990 %", "990 %"),
-        (18.2, "19.2 times", "1,820 %"),
-        (190.7, "192 times", "19,100 %"),
-        (4321.0, "4,320 times", "432,000 %"),
-        (1e300, ">100,000,000 times", ">100,000,000 %"),
-        (math.inf, ">100,000,000 times", ">100,000,000 %"),
+        (0.034, "3.4 %"),
+        (3.0, "300 %"),
+        (18.2, "19.2 times"),
+        (190.7, "192 times"),
+        (4321.0, "4,320 times"),
+        (1e300, ">100,000,000 times"),
+        (math.inf, ">100,000,000 times"),
     ],
 )
-def test_no_change_is_told_with_an_exponent(rise: float, in_words: str, in_figures: str) -> None:
+def test_no_change_is_told_with_an_exponent(rise: float, told: str) -> None:
     unit = Ratio("paired", 2, 2, 0.0, 1.0, 1.0).detectable()
     assert unit is not None
     ratio = Ratio("paired", 2, 2, 0.0, math.log1p(rise) / math.log1p(unit), 1.0)
     compared = MetricComparison("total_energy_j", 1.23e-5, 123_456.7, ratio, None, None)
-    assert f"it would have had to be {in_words} (95 % interval" in verdict(compared, 0.95)
+    as_much = " as much" if told.endswith("times") else ""
+    assert f"it would have had to be {told}{as_much} (95 % interval" in verdict(compared, 0.95)
     row = figures(compared, ratio, 0.95)
-    assert row[5] == in_figures
+    assert row[5] == told
     assert row[1:3] == ["0.0000123", "123,457"]
     assert [text for text in [*row[1:], verdict(compared, 0.95)] if re.search(r"\de[+-]?\d", text)] == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "change", "error", "expected"),
+    [
+        (
+            "energy_per_output_token_j",
+            19.0,
+            0.05,
+            "B uses 20 times as much energy per output token, 95 % interval 17.4 to 23 times.",
+        ),
+        ("output_tokens_per_second", 9.5, 0.05, "B gives 10.5 times as many output tokens/s, 95 % interval"),
+        ("output_tokens_per_second", 7.0, 0.05, "B gives 700 % more output tokens/s, 95 % interval 596 to 819 %."),
+        ("total_energy_j", -0.999, 0.05, "B uses 99.900 % less energy, 95 % interval 99.885 to 99.913 %."),
+        ("itl_mean_ms", 99.0, 0.01, "B's mean ITL is 100 times as long, 95 % interval 97.3 to 103 times."),
+        ("mean_power_w", 99.0, 0.01, "B's mean power (mean_power_w) is 100 times as high, 95 % interval"),
+    ],
+)
+def test_a_shown_difference_is_told_in_one_measure(metric: str, change: float, error: float, expected: str) -> None:
+    compared = MetricComparison(metric, 1.0, 1.0, ratio_of(change, error), None, None)
+    assert verdict(compared, 0.95).startswith(expected)
+
+
+@pytest.mark.parametrize("error", [0.01, 0.3, 0.6, 0.75, 0.9, 1.5, 3.0, 400.0])
+@pytest.mark.parametrize("change", [-0.9, 0.0, 0.5, 2.57, 9.9])
+def test_all_that_is_told_of_a_change_is_in_one_measure(change: float, error: float) -> None:
+    """The sentence, the chart's line and the gate: percent, or all of it factors where some of it is 1000 % or more."""
+    ratio = ratio_of(change, error)
+    interval, detectable = ratio.interval(), ratio.detectable()
+    assert interval is not None
+    assert detectable is not None
+    compared = MetricComparison("total_energy_j", 1.0, 1.0, ratio, None, None)
+    is_shown = not interval[0] <= 1 <= interval[1]
+    told = [
+        verdict(compared, 0.95).replace("95 % interval", ""),
+        change_with_interval(ratio.value, interval, detectable),
+    ]
+    told += [] if is_shown else [figures(compared, ratio, 0.95)[5]]
+    are_many = max(interval[1] - 1, 0 if is_shown else detectable) >= 10
+    assert [("times" in text, "%" in text) for text in told] == [(are_many, not are_many)] * len(told)
+    gate = gate_line(decide(parse_condition("total_energy_j > +3%"), ratio, None, 0.95)).partition("interval ")[2]
+    assert ("times" in gate, "%" in gate) == (interval[1] >= 11, interval[1] < 11)
+
+
+def test_a_wide_interval_is_told_in_factors_of_two_digits_or_more() -> None:
+    assert change_with_interval(3.57, (0.1123, 117.4), 110.9) == "3.57 times (0.11 to 117 times)"
+    assert change_with_interval(3.57, (1e-9, math.inf), 110.9) == "3.57 times (<0.001 to >100,000,000 times)"
+    assert change_with_interval(0.9, (0.8, 1.0), 0.1) == "-10 % (-20 % to 0 %)"
+    assert change_with_interval(1.12, (0.97, 1.29), 0.2) == "+12.0 % (-3.0 % to +29.0 %)"
 
 
 def test_confounded_never_passes_but_can_fail() -> None:

@@ -329,6 +329,13 @@ def test_one_is_no_plural(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert ": 1 failure (" in capsys.readouterr().out
 
 
+def test_thousands_are_set_apart(root: Path, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(root, make_result(n_requests=1234), n_requests=1234)
+    assert warehouse("ingest", root, db=db) == 0
+    assert warehouse("export", "-o", tmp_path / "r.csv", "--table", "requests", db=db) == 0
+    assert capsys.readouterr().out.endswith("r.csv: 1,234 requests\n")
+
+
 def test_many_rows_of_an_endless_name_fit_into_parquet_and_a_csv_of_them_says_what_to_do(
     root: Path, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_comparison_has_its_ratios_and_its_verdicts(db: Path, capsys: pytest.C
     (row,) = [line for line in text.splitlines() if "energy per output token (J)" in line and ratio in line]
     assert "[1." in row
     assert [name for name in ("TPOT mean (ms)", "TTFT mean (ms)", "output tokens/s") if f" {name} " not in text] == []
+    assert [other for other in ("tokens per second", "TTFT, mean") if other in text] == [], "one name in rows and words"
     assert "% more energy per output token, 95 % interval" in text
     assert re.search(r"gate: \w+: ttft_mean_ms", text)
 

@@ -20,7 +20,7 @@ from warehouse.commands import options
 from warehouse.commands.campaign_table import CYCLES, NOT_MEASURED, campaign_table
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.comparison.selection import require_studies
-from warehouse.comparison.words import SIMULATED_NOTE, WHERE_MEASURED
+from warehouse.comparison.words import SIMULATED_NOTE, WHERE_MEASURED, with_unit
 from warehouse.database import reading
 from warehouse.errors import EmptyWarehouse
 from warehouse.export import export_campaigns_to_csv
@@ -28,12 +28,15 @@ from warehouse.numerals import counted, digits, interval, number, upper_percent
 from warehouse.plain_text import clipped, printable
 from warehouse.typeset import TYPESET, Typeset, typeset
 
-SHOWN = {
-    "energy_per_output_token_j": "energy per output token (J)",
-    "output_tokens_per_second": "output tokens/s",
-    "total_tokens_per_second": "total tokens/s",
-    "ttft_mean_ms": "TTFT mean (ms)",
-    "itl_mean_ms": "ITL mean (ms)",
+_SHOWN = {
+    metric: with_unit(metric)
+    for metric in (
+        "energy_per_output_token_j",
+        "output_tokens_per_second",
+        "total_tokens_per_second",
+        "ttft_mean_ms",
+        "itl_mean_ms",
+    )
 }
 _EVERYTHING = "all"
 _GROUP_COLUMNS = [one.name for one in fields(CampaignGroup) if one.name not in ("figures", "warnings")]
@@ -112,7 +115,7 @@ def command(
         export_campaigns_to_csv(_FILE_COLUMNS, _file_rows(groups), csv_file)
         return
     if style != "blocks":
-        names, rows = campaign_table(groups, SHOWN, _mean_and_interval)
+        names, rows = campaign_table(groups, _SHOWN, _mean_and_interval)
         notes = [_TABLE_NOTE, *_table_notes(groups, include_all), *_footnotes(groups, n_simulated, percentile=False)]
         click.echo(typeset(style, names, rows, notes, names.index(CYCLES)))
         return
@@ -145,7 +148,7 @@ def _print_group(console: Console, group: CampaignGroup, include_all: bool) -> N
     if not group.n_cycles:
         console.print()
         return
-    rows = {label: _cells(group.figures.get(metric)) for metric, label in SHOWN.items()}
+    rows = {label: _cells(group.figures.get(metric)) for metric, label in _SHOWN.items()}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     for name in _COLUMNS:
@@ -266,7 +269,7 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile:
     """
     if any(group.is_simulated for group in groups):
         yield SIMULATED_NOTE
-    shown = [group.figures[metric] for group in groups for metric in SHOWN if metric in group.figures]
+    shown = [group.figures[metric] for group in groups for metric in _SHOWN if metric in group.figures]
     sizes = sorted({figures.n_samples for figures in shown})
     covered = [
         f"{coverage:.0%} at n = {n}".replace("%", " %")
@@ -284,8 +287,8 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile:
         yield "At n = 1 there is no interval: run at least 5 cycles."
     if any(figures.t_method == "stein" for figures in shown):
         yield "* the metric that an adaptive study stopped by: with the spread and the degrees of freedom of its pilot."
-    if any(metric not in group.figures for group in groups if group.n_cycles for metric in SHOWN):
-        missing = {metric for group in groups if group.n_cycles for metric in SHOWN if metric not in group.figures}
+    if any(metric not in group.figures for group in groups if group.n_cycles for metric in _SHOWN):
+        missing = {metric for group in groups if group.n_cycles for metric in _SHOWN if metric not in group.figures}
         yield f'"{NOT_MEASURED}" means not measured{"".join(f"; {_WHERE[one]}" for one in _WHERE if one in missing)}.'
     if any("ttft_mean_ms" in group.figures for group in groups):
         yield "TTFT counts from the opening of the window, so waiting for a place in a batch is part of it."
@@ -296,5 +299,7 @@ def _footnotes(groups: Sequence[CampaignGroup], n_simulated: int, *, percentile:
     if any(group.n_invalid for group in groups):
         yield 'Why runs are invalid: warehouse sql "FROM invalid_runs".'
     if n_simulated:
-        cycles = "1 cycle" if n_simulated == 1 else f"{n_simulated} cycles"
-        yield f"{cycles} on simulated GPUs left out: simulated energy proves nothing (--all shows them)."
+        yield (
+            f"{counted(n_simulated, 'cycle')} on simulated GPUs left out: simulated energy proves nothing "
+            "(--all shows them)."
+        )

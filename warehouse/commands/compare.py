@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from warehouse.commands import options
-from warehouse.commands.campaign import SHOWN
 from warehouse.commands.standard_output import PipedConsole
 from warehouse.compare import Comparison, MetricComparison, Sides, compare
 from warehouse.comparison.gate import Decision, exit_code, parse_condition
@@ -135,7 +134,7 @@ def _typeset(found: Sides, confidence: float, include_all: bool, style: Typeset)
     for one in found.comparisons:
         rows = [
             [
-                SHOWN.get(metric.metric, with_unit(metric.metric)),
+                with_unit(metric.metric),
                 *(figures(metric, metric.ratio, confidence)[1:] if metric.ratio is not None else [NOT_MEASURED] * 6),
             ]
             for metric in one.metrics

@@ -9,6 +9,7 @@ import click
 from warehouse.commands import options
 from warehouse.errors import WarehouseError
 from warehouse.lake import TABLES, Exported, export_lake, export_table
+from warehouse.numerals import counted
 from warehouse.plain_text import printable
 
 _SUFFIXES = {"": "parquet", ".parquet": "parquet", ".csv": "csv", ".json": "json"}
@@ -84,13 +85,9 @@ def _style(target: Path) -> str:
 
 
 def _summary(target: Path, exported: Exported) -> str:
-    text = f"{printable(target)}: " + ", ".join(_counted(n, table) for table, n in exported.rows.items())
+    text = f"{printable(target)}: " + ", ".join(
+        counted(n, table.replace("_", " ").removesuffix("s")) for table, n in exported.rows.items()
+    )
     if exported.left_out:
-        runs = "1 run" if exported.left_out == 1 else f"{exported.left_out} runs"
-        text += f" ({runs} left out: invalid, simulated or replaced; --all has them)"
+        text += f" ({counted(exported.left_out, 'run')} left out: invalid, simulated or replaced; --all has them)"
     return text
-
-
-def _counted(n: int, table: str) -> str:
-    things = table.replace("_", " ")
-    return f"{n} {things.removesuffix('s') if n == 1 else things}"

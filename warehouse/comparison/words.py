@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from warehouse.comparison.gate import MIN_CYCLES, Decision
 from warehouse.comparison.ratio import POWER, Ratio
 from warehouse.comparison.selection import Campaign, listed, shown
-from warehouse.numerals import counted, magnitude
+from warehouse.numerals import counted, magnitude, number
 
 if TYPE_CHECKING:
     from warehouse.compare import Comparison, MetricComparison, Sides
+
+Unit = Literal["%", "times"]
 
 NOT_MEASURED = "-"
 WHERE_MEASURED = {
@@ -22,21 +23,23 @@ WHERE_MEASURED = {
 """Of what is not measured everywhere."""
 SIMULATED_NOTE = "Energy on simulated GPUs proves nothing."
 _SHOWN_DIFFERENCES = 6
-_MANY_TIMES = 10.0
-"""Change (1) from which on it is told as a factor."""
+_MANY_TIMES = 10.995
+"""B / A (1) from which on a change is told as a factor: one of 1000 %, rounded, which nobody imagines."""
 _MOST = 100_000_000
 """Of a factor or percents; beyond it digits say nothing."""
+_LEAST = 0.001
+"""Of a factor."""
 NAMES = {
     "energy_per_output_token_j": "energy per output token",
     "avg_energy_per_token_j": "energy per token",
     "total_energy_j": "energy",
     "mean_power_w": "mean power",
-    "output_tokens_per_second": "output tokens per second",
-    "total_tokens_per_second": "all tokens per second",
+    "output_tokens_per_second": "output tokens/s",
+    "total_tokens_per_second": "total tokens/s",
     "goodput_requests_per_second": "goodput",
     "total_inference_time_sec": "time",
 } | {
-    f"{time}_{part}": f"{name}, {words}"
+    f"{time}_{part}": f"{name} {words}"
     for time, name in (
         ("ttft", "TTFT"),
         ("itl", "ITL"),
@@ -50,21 +53,26 @@ NAMES = {
         ("p99_ms", "99th percentile"),
     )
 }
-"""What people call a column that is compared; the others are called as they are."""
+"""What people call a column, in tables, charts and sentences alike; the others are called as they are."""
 _UNITS = {"_j": "J", "_w": "W", "_ms": "ms", "_sec": "s", "_requests_per_second": "requests/s"}
 """By how a column ends; where a name says it already, there is none."""
-# What is said of less and of more; otherwise the metric by both of its names.
-_WORDS = {
-    "energy_per_output_token_j": ("B uses {} less energy per output token", "B uses {} more energy per output token"),
-    "avg_energy_per_token_j": ("B uses {} less energy per token", "B uses {} more energy per token"),
-    "total_energy_j": ("B uses {} less energy", "B uses {} more energy"),
-    "output_tokens_per_second": ("B gives {} fewer output tokens/s", "B gives {} more output tokens/s"),
-    "total_tokens_per_second": ("B handles {} fewer tokens/s", "B handles {} more tokens/s"),
-    "ttft_mean_ms": ("B's mean TTFT is {} shorter", "B's mean TTFT is {} longer"),
-    "itl_mean_ms": ("B's mean ITL is {} shorter", "B's mean ITL is {} longer"),
-    "tpot_mean_ms": ("B's mean TPOT is {} shorter", "B's mean TPOT is {} longer"),
-    "goodput_requests_per_second": ("B has {} less goodput", "B has {} more goodput"),
-    "total_inference_time_sec": ("B takes {} less time", "B takes {} more time"),
+# Of less, of more and of many times as much.
+_MUCH = ("less", "more", "as much")
+_MANY = ("fewer", "more", "as many")
+_LONG = ("shorter", "longer", "as long")
+_HIGH = ("lower", "higher", "as high")
+# How a sentence about B begins, what it says, and how it ends; otherwise the metric by both of its names.
+_SENTENCES = {
+    "energy_per_output_token_j": ("B uses", _MUCH, " energy per output token"),
+    "avg_energy_per_token_j": ("B uses", _MUCH, " energy per token"),
+    "total_energy_j": ("B uses", _MUCH, " energy"),
+    "output_tokens_per_second": ("B gives", _MANY, " output tokens/s"),
+    "total_tokens_per_second": ("B handles", _MANY, " tokens/s"),
+    "ttft_mean_ms": ("B's mean TTFT is", _LONG, ""),
+    "itl_mean_ms": ("B's mean ITL is", _LONG, ""),
+    "tpot_mean_ms": ("B's mean TPOT is", _LONG, ""),
+    "goodput_requests_per_second": ("B has", _MUCH, " goodput"),
+    "total_inference_time_sec": ("B takes", _MUCH, " time"),
 }
 
 
@@ -135,8 +143,7 @@ def name_of(metric: str) -> str:
 def with_unit(metric: str) -> str:
     """As people call it, with its unit; a column without a name of its own ends in its unit."""
     unit = next((unit for end, unit in _UNITS.items() if metric.endswith(end)), None)
-    name = name_of(metric).replace(", ", " ")
-    return f"{name} ({unit})" if metric in NAMES and unit else name
+    return f"{NAMES[metric]} ({unit})" if metric in NAMES and unit else name_of(metric)
 
 
 def full_name(metric: str) -> str:
@@ -154,7 +161,7 @@ def figures(metric: MetricComparison, ratio: Ratio, confidence: float) -> list[s
         _number(metric.mean_b),
         _factor(ratio.value),
         f"[{_factor(interval[0])}, {_factor(interval[1])}]" if interval else NOT_MEASURED,
-        f"{percents(detectable)[0]} %" if detectable is not None else NOT_MEASURED,
+        _detectable(detectable, interval) if interval and detectable is not None else NOT_MEASURED,
         units,
     ]
 
@@ -173,17 +180,20 @@ def verdict(compared: MetricComparison, confidence: float) -> str:
     level = f"{100 * confidence:g} % interval"
     if lower <= 1.0 <= upper and ratio.standard_error:
         units = counted(ratio.n, "pair" if ratio.method == "paired" else "cycle")
+        size = _detectable(detectable, interval)
         return (
-            f"{metric}: no difference that {units} could have shown: it would have had to be {percent(detectable)} "
-            f"({level} {percent(lower - 1, signed=True)} to {percent(upper - 1, signed=True)}).{aside}"
+            f"{metric}: no difference that {units} could have shown: it would have had to be "
+            f"{size}{' as much' if size.endswith('times') else ''} "
+            f"({level} {_span(lower, upper, beside=1 + detectable)}).{aside}"
         )
     if ratio.value == 1.0:
         return f"{metric}: no difference, every cycle is the same.{aside}"
-    less, more = _WORDS.get(compared.metric, (f"B's {metric} is {{}} lower", f"B's {metric} is {{}} higher"))
-    words, sign = (less, -1.0) if ratio.value < 1.0 else (more, 1.0)
-    ends = sorted(sign * (end - 1.0) for end in interval)
-    amount, *bounds = percents(sign * (ratio.value - 1.0), *ends)
-    return f"{words.format(f'{amount} %')}, {level} {bounds[0]} to {bounds[1]} %.{aside}"
+    begin, (less, more, as_much), end = _SENTENCES.get(compared.metric, (f"B's {metric} is", _HIGH, ""))
+    sign = -1.0 if ratio.value < 1.0 else 1.0
+    (amount, *bounds), unit = changes(ratio.value, *interval, sign=sign)
+    how = as_much if unit == "times" else less if ratio.value < 1.0 else more
+    first, last = bounds if sign > 0 else reversed(bounds)
+    return f"{begin} {amount} {unit} {how}{end}, {level} {first} to {last} {unit}.{aside}"
 
 
 def gate_line(decision: Decision) -> str:
@@ -191,8 +201,7 @@ def gate_line(decision: Decision) -> str:
     level = f"{100 * decision.confidence:.4g} % interval"
     at = ""
     if decision.interval is not None:
-        lower, upper = decision.interval
-        at = f", {level} {percent(lower - 1, signed=True)} to {percent(upper - 1, signed=True)}"
+        at = f", {level} {_span(*decision.interval)}"
     reason = f" ({decision.reason})" if decision.reason else ""
     return f"gate: {decision.outcome}: {decision.condition.text}{at}{reason}"
 
@@ -217,19 +226,58 @@ def footnotes(found: Sides) -> Iterator[str]:
         yield f"Fewer than {MIN_CYCLES} pairs or cycles say little about the spread: run at least 5."
 
 
-def percents(*parts: float) -> list[str]:
-    """With as many decimals as two digits of the smallest take, so that no bound is rounded away."""
-    sizes = [abs(100 * part) for part in parts if part and math.isfinite(part)]
-    decimals = min(max(0, 1 - math.floor(math.log10(min(sizes)))), 3) if sizes else 0
-    return [f"{100 * part:,.{decimals}f}" if part < 100 else _plain(100 * part, 3) for part in parts]
+def changes(*ratios: float, sign: float = 1.0, beside: float = 1.0) -> tuple[list[str], Unit]:
+    """Changes that are told together, all in one measure: percent, or where one of them is 1000 % or more, how many
+    times as much.
+
+    With as many decimals of percent as two digits of the smallest take, or of what is left of A, so that no bound is
+    rounded away, nor to all of A.
+
+    Args:
+        ratios: B / A (1).
+        sign: -1 tells of how much less.
+        beside: B / A (1) of another statement that theirs stands beside.
+    """
+    if max(*ratios, beside) >= _MANY_TIMES:
+        return [_times(ratio) for ratio in ratios], "times"
+    # What is left of 0.9 as a binary number is no reason for another decimal.
+    percents = [round(sign * 100 * (ratio - 1.0), 9) for ratio in ratios]
+    sizes = [abs(percent) for percent in (*percents, *(100 * ratio for ratio in ratios)) if percent]
+    decimals = min(max(0, 1 - magnitude(min(sizes))), 3) if sizes else 0
+    # What rounds to nothing has no sign.
+    return [number(round(percent, decimals) + 0.0, decimals) for percent in percents], "%"
 
 
-def percent(part: float, *, signed: bool = False) -> str:
-    """A change of this part (1); nobody imagines 19,100 %, so that from 1000 % on it is how many times as much."""
-    if part >= _MANY_TIMES:
-        return f"{_plain(1 + part, 3)} times"
-    (text,) = percents(part)
-    return f"{'+' if signed and part > 0 else ''}{text} %"
+def change_with_interval(value: float, interval: tuple[float, float], detectable: float) -> str:
+    """In short: "+12 % (-3 % to +29 %)", or "3.6 times (0.11 to 117 times)"."""
+    beside = 1 + detectable if interval[0] <= 1.0 <= interval[1] else 1.0
+    (change, lower, upper), unit = changes(value, *interval, beside=beside)
+    if unit == "times":
+        return f"{change} times ({lower} to {upper} times)"
+    return f"{_signed(change)} % ({_signed(lower)} % to {_signed(upper)} %)"
+
+
+def _detectable(detectable: float, interval: tuple[float, float]) -> str:
+    (size,), unit = changes(1 + detectable, beside=interval[1])
+    return f"{size} {unit}"
+
+
+def _span(lower: float, upper: float, beside: float = 1.0) -> str:
+    """Each bound with digits of its own."""
+    ((low,), unit), ((high,), _) = (changes(end, beside=max(lower, upper, beside)) for end in (lower, upper))
+    return f"{low} to {high} times" if unit == "times" else f"{_signed(low)} % to {_signed(high)} %"
+
+
+def _signed(percent: str) -> str:
+    return percent if percent.startswith("-") or not percent.strip("0.") else f"+{percent}"
+
+
+def _times(ratio: float) -> str:
+    """Three digits of a factor, two of a small one; never with an exponent."""
+    if ratio < _LEAST:
+        return f"<{_LEAST}"
+    text = _plain(ratio, 3) if ratio >= 1 else number(ratio, 1 - magnitude(ratio))
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _factor(value: float) -> str:

@@ -90,7 +90,7 @@ def _campaigns(picture: Picture, data: ReportData) -> Iterator[str]:
     if scope == "window" and len(data.campaigns) > WINDOW:
         metric = rank_metric(data.campaigns)
         order = f"{'least' if metric.less_is_better else 'most'} {metric.name}"
-        yield f"Of {len(data.campaigns):,} configurations the first {WINDOW} are drawn, {order} first."
+        yield f"Of {counted(len(data.campaigns), 'configuration')} the first {WINDOW} are drawn, {order} first."
     if picture.chart.section == "fronts":
         on_front = [row["label"] for row in drawn if row[f"{picture.chart.name.partition('-')[2]}_front"]]
         yield f"On the front: {'; '.join(on_front[:_MOST_ON_FRONT])}" + (
@@ -99,9 +99,8 @@ def _campaigns(picture: Picture, data: ReportData) -> Iterator[str]:
     if drawn:
         count = _count_of_cycles(picture.chart)
         drawn = [row for row in drawn if row[count]]
-        n = "1 configuration" if len(drawn) == 1 else f"{len(drawn):,} configurations"
         cycles = 1 if scope == "run" else sum(row[count] for row in drawn)
-        yield f"{counted(cycles, 'cycle')} of {n}."
+        yield f"{counted(cycles, 'cycle')} of {counted(len(drawn), 'configuration')}."
 
 
 def _count_of_cycles(chart: Chart) -> str:
@@ -131,8 +130,8 @@ def _source(data: ReportData) -> str:
     """Where all figures come from, and what was counted."""
     studies = data.studies or sorted({row["study"] or "no study" for row in data.campaigns})
     named = f"{'study' if len(studies) == 1 else 'studies'} {listed(studies, _MOST_STUDIES)}"
-    counted = "counted, too" if data.include_all else "left out"
+    invalid = "counted, too" if data.include_all else "left out"
     return (
-        f"Source: {data.database}, {named}; invalid cycles and simulated GPUs {counted}. "
+        f"Source: {data.database}, {named}; invalid cycles and simulated GPUs {invalid}. "
         f"joulehouse {version('joulehouse')}, {data.made_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
     )

@@ -32,6 +32,8 @@ WINDOW = 16
 FOUR_DIGITS = ",.4~r"
 """Format of a figure on which a pointer is; never with an exponent."""
 _STEP = 40
+_TOLD_AS_TIMES = 1.1
+"""Ratio (1) from which on it is told; below it two digits of it would be near 1.0."""
 SETTINGS = ("label", "study", "experiment", "model", "backend", "hardware", "batch", "dtype")
 
 
@@ -178,14 +180,20 @@ def metric_sentence(metric: Metric, data: ReportData) -> str:
         none = "" if interval else ": no interval"
         return f"{least[f'{key}_text']} {metric.unit}{interval}, over {counted(least[f'{key}_n'], 'cycle')}{none}."
     note = " One cycle each, so there are no intervals." if all(row[f"{key}_n"] < 2 for row in rows) else ""
-    ratio = most[f"{key}_mean"] / least[f"{key}_mean"] if least[f"{key}_mean"] else None
     if least[f"{key}_text"] == most[f"{key}_text"]:
         return f"All {len(rows):,} configurations are at {least[f'{key}_text']} {metric.unit}.{note}"
-    times = f", {rough(ratio)} times as much" if ratio is not None else ""
+    more = _how_much_more(least[f"{key}_mean"], most[f"{key}_mean"])
     return (
         f"Of {len(rows):,} configurations the least is {least[f'{key}_text']} {metric.unit} ({least['label']}), "
-        f"the most {most[f'{key}_text']} {metric.unit} ({most['label']}){times}.{note}"
+        f"the most {most[f'{key}_text']} {metric.unit} ({most['label']}){more}.{note}"
     )
+
+
+def _how_much_more(least: float, most: float) -> str:
+    if not least:
+        return ""
+    ratio = most / least
+    return f", {rough(ratio)} times as much" if ratio >= _TOLD_AS_TIMES else f", {rough(100 * (ratio - 1))} % more"
 
 
 def capital(text: str) -> str:

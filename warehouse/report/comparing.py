@@ -11,13 +11,13 @@ from warehouse.compare import Comparison, MetricComparison, Sides
 from warehouse.comparison.ratio import Ratio
 from warehouse.comparison.selection import Campaign
 from warehouse.comparison.words import (
+    change_with_interval,
     counts,
     differing,
     figures,
     footnotes,
     name_of,
     other_work,
-    percents,
     title,
     verdict,
 )
@@ -148,7 +148,7 @@ def _comparable(one: Comparison, metric: str, confidence: float) -> bool:
 
 def _row(compared: MetricComparison, ratio: Ratio, interval: tuple[float, float], confidence: float) -> Row:
     _, mean_a, mean_b, factor, bounds, detectable, units = figures(compared, ratio, confidence)
-    change, low, high = (_signed(text) for text in percents(ratio.value - 1, *(end - 1 for end in interval)))
+    change = change_with_interval(ratio.value, interval, ratio.detectable(confidence) or 0.0)
     name = name_of(compared.metric)
     return {
         "metric": name,
@@ -158,8 +158,8 @@ def _row(compared: MetricComparison, ratio: Ratio, interval: tuple[float, float]
         "hi": _drawn(interval[1]),
         "factor": factor,
         "interval": bounds,
-        "change": f"{change} ({low} to {high})",
-        "line": f"{name} · {change} ({low} to {high})",
+        "change": change,
+        "line": f"{name} · {change}",
         "detectable": detectable,
         "method": PAIRED if ratio.method == "paired" else WELCH,
         "units": units,
@@ -179,10 +179,6 @@ def _outcome(compared: MetricComparison, ratio: Ratio, interval: tuple[float, fl
 def _drawn(value: float) -> float:
     """What an axis of ratios can bear: two cycles can give an interval without end."""
     return min(max(value, 1e-9), 1e9) if math.isfinite(value) else 1e9
-
-
-def _signed(percentage: str) -> str:
-    return f"{'' if percentage.startswith(('-', '>')) or not percentage.strip('0.') else '+'}{percentage} %"
 
 
 def _pair(found: Sides, one: Comparison, label: str, confidence: float, include_all: bool) -> Pair:

@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from warehouse.campaign import CampaignGroup, Figures, campaign_groups, count_simulated, known_studies
 from warehouse.comparison.selection import require_studies
-from warehouse.comparison.words import NAMES, name_of
+from warehouse.comparison.words import NAMES, name_of, with_unit
 from warehouse.numerals import digits, interval, number, upper_percent
 from warehouse.plain_text import clipped
 from warehouse.report import troubles
@@ -42,7 +42,7 @@ class Metric:
 
     @property
     def axis(self) -> str:
-        return f"{self.name} ({self.unit})"
+        return with_unit(self.column)
 
 
 METRICS = (

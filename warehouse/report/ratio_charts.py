@@ -15,8 +15,11 @@ from warehouse.report.theme import DARK, LIGHT, SOFT, legend, themed, themed_ran
 _LINE = 44
 _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], DARK[1])}
 _SHAPES = {PAIRED: "circle", WELCH: "diamond"}
-_AXIS = "change from A to B (B/A - 1) (log)"
-_PERCENT = "abs(datum.value - 1) < 1e-9 ? 'as A' : format(100 * (datum.value - 1), '+,.3~r') + ' %'"
+_AXIS = "change from A to B (log)"
+_CHANGE = (
+    "abs(datum.value - 1) < 1e-9 ? 'as A' : datum.value > 9.995 ? format(datum.value, ',.3~r') + ' times' : "
+    "format(100 * (datum.value - 1), '+,.3~r') + ' %'"
+)
 _FIELDS = (
     *(
         "pair",
@@ -126,7 +129,7 @@ def _marks(compared: Compared, rank: str) -> alt.LayerChart:
     """The line "as A", intervals, ratios and their names."""
     base = alt.Chart(alt.NamedData("ratios"))
     scale = alt.Scale(type="log", domain=list(domain(compared.ratios)), nice=False)
-    axis = log_axis(_PERCENT)
+    axis = log_axis(_CHANGE)
     x = alt.X("ratio:Q", title=_AXIS, scale=scale, axis=axis)
     y = alt.Y(f"{rank}:O", axis=None)
     outcomes = [one for one in _COLOURS if any(row["outcome"] == one for row in compared.ratios)]

@@ -81,6 +81,17 @@ def test_find_leaves_what_has_the_words_that_were_typed(opened: Opened) -> None:
         expect(page.locator("#shown"), typed).to_contain_text(f"{n_left} of 40 configurations")
 
 
+def test_find_says_what_it_searches(opened: Opened) -> None:
+    """Whole words or their beginnings, of names, models and studies; a setting that all have stands in no name."""
+    page = opened.page
+    assert page.get_by_label("Find").get_attribute("placeholder") == "words of a name, model or study"
+    assert page.locator("#common").inner_text() == "All configurations: dtype bfloat16"
+    found = "typed => tables.campaigns.filter(row => wantedBy(typed).every(isIn => isIn(row))).length"
+    first = page.evaluate("tables.campaigns[0]")
+    assert [page.evaluate(found, first[name]) > 0 for name in ("label", "model", "study")] == [True] * 3
+    assert page.evaluate(found, "bfloat16") == 0
+
+
 def test_the_table_begins_with_the_best_of_a_column(opened: Opened) -> None:
     page = opened.page
     for metric, orders in (("speed", ("descending", "ascending")), ("ttft", ("ascending", "descending"))):

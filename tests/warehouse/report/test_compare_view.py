@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -93,9 +94,9 @@ def test_a_figure_is_called_the_same_in_the_chart_and_in_words(year: Path) -> No
     target = reported(year, *_ENGINES)
     found = Page(target)
     drawn = {(row["metric"], row["column"]) for row in found.table("ratios")}
-    assert ("ITL, mean", "itl_mean_ms") in drawn
+    assert ("ITL mean", "itl_mean_ms") in drawn
     items = _Items(target).items
-    assert "ITL, mean (itl_mean_ms): no difference, every cycle is the same." in items
+    assert "ITL mean (itl_mean_ms): no difference, every cycle is the same." in items
     for name, column in drawn:
         assert not [one for one in items if column in one and f"{name} ({column})" not in one]
 
@@ -130,6 +131,23 @@ def test_cycles_of_one_block_are_pairs(root: Path, db: Path) -> None:
     assert "All are of pairs of one block." in Page(target).text
     assert next(iter(Page(target).charts)) == "compare", "one pair needs no chart of pairs"
     assert "compare-pairs" not in Page(target).charts
+
+
+def test_far_ticks_and_changes_are_factors(root: Path, db: Path, tmp_path: Path) -> None:
+    for number, (cycle, batch) in enumerate(product((1, 2, 3), (1, 2)), start=1):
+        config = ExperimentConfig(backend="stub", batch_size=batch)
+        energy_j = 10.0 * 40 ** (batch - 1) * (1 + number / 100)
+        save(root, make_result(number, energy_j=energy_j, config=config, study="s", cycle=cycle))
+    assert warehouse("ingest", root, db=db) == 0
+    metric = ("--metric", "total_energy_j")
+    (row,) = Page(reported(db, "batch_size=1", "batch_size=2", *metric)).table("ratios")
+    assert re.fullmatch(r"40(\.\d)? times \([\d.]+ to [\d.]+ times\)", row["change"])
+    assert row["line"] == f"energy · {row['change']}"
+    assert warehouse("report", "--pictures", tmp_path, "--compare", "batch_size=1", "batch_size=2", *metric, db=db) == 0
+    (drawn,) = tmp_path.glob("compare-*.svg")
+    ticks = set(re.findall(r">([^<>]*(?: times| %|as A))<", drawn.read_text(encoding="utf-8")))
+    assert {"as A", "10 times"} <= ticks
+    assert [tick for tick in ticks if re.fullmatch(r"\+[\d,]{5,} %|\+900 %", tick)] == []
 
 
 def test_the_rest_is_on_the_campaigns_of_both_sides_alone(year: Path) -> None:
@@ -279,7 +297,7 @@ def test_it_is_drawn_chosen_and_read_by_all(browser: Browser, year: Path, kind: 
         expect(page.locator("[data-pair]:visible h3")).to_have_text("In words: batch 8")
         expect(page.locator("#s-compare")).to_contain_text("GPU confounded")
         assert page.evaluate("views.compare.data('ratios').every(row => row.pair === 2)")
-        page.locator("#ratio").select_option(label="TTFT, mean")
+        page.locator("#ratio").select_option(label="TTFT mean")
         opened.settle()
         assert page.evaluate("new Set(views['compare-pairs'].data('ratios').map(row => row.metric)).size") == 1
         page.locator("#filters").get_by_role("checkbox", name="vllm").check()

@@ -105,7 +105,7 @@ def test_a_cycle_lies_as_far_away_as_it_is_and_when_it_began(page: Page, measure
 def test_a_line_of_a_gpu_is_one_standard_deviation_either_way(page: Page, measured: Path) -> None:
     names = {
         "energy_per_output_token_j": "energy per output token",
-        "output_tokens_per_second": "output tokens per second",
+        "output_tokens_per_second": "output tokens/s",
         "mean_power_w": "mean power",
     }
     expected = {

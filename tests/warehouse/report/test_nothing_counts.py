@@ -21,7 +21,7 @@ def test_only_invalid_runs(root: Path, db: Path, tmp_path: Path, new_page: NewPa
     target = tmp_path / "r.html"
     assert warehouse("report", "-o", target, db=db) == 0
     found = Page(target)
-    assert "No valid cycle: 2 invalid (foreign_process); --all shows them." in found.text
+    assert "No cycle counts: 2 invalid (foreign_process); --all shows them." in found.text
     assert "Not measured in any cycle" not in found.text
     assert found.charts == {}
     page = Opened(new_page(), target).page
@@ -44,12 +44,25 @@ def test_what_is_invalid_and_what_is_simulated_and_what_failed(
     save_failure(root, study="s", message="no memory left")
     assert warehouse("ingest", root, db=db) == 0
     assert warehouse("report", "-o", tmp_path / "r.html", db=db) == 0
-    words = "No valid cycle: 1 invalid (foreign_process, no_gpu), 1 on simulated GPUs; --all shows them."
+    words = "No cycle counts: 1 invalid (foreign_process, no_gpu), 1 on simulated GPUs; --all shows them."
     assert f"{words} Why jobs failed stands below." in Page(tmp_path / "r.html").text
     capsys.readouterr()
     assert warehouse("report", "--pictures", tmp_path / "p", db=db) == 0
     told = "0 pictures (no cycle counts: 1 invalid, 1 on simulated GPUs; --all takes them)\n"
     assert capsys.readouterr().out == f"{tmp_path / 'p'}: {told}"
+
+
+def test_of_many_reasons_the_most_frequent_are_named(root: Path, db: Path, tmp_path: Path) -> None:
+    """And all of them stand in their table."""
+    for number in range(1, 10):
+        reasons = [f"rare_{number}", *(f"frequent_{at}" for at in range(5) if number > at)]
+        save(root, make_result(number, energy_j=30.0, study="s", **_INVALID | {"invalid_reasons": reasons}))
+    assert warehouse("ingest", root, db=db) == 0
+    assert warehouse("report", "-o", tmp_path / "r.html", db=db) == 0
+    text = Page(tmp_path / "r.html").text
+    named = ", ".join(f"frequent_{at}" for at in range(5))
+    assert f"No cycle counts: 9 invalid ({named} and 9 more); --all shows them." in text
+    assert text.count("rare_9") == 1
 
 
 def test_a_valid_cycle_beside_invalid_ones_is_drawn(root: Path, db: Path, tmp_path: Path) -> None:
@@ -58,5 +71,5 @@ def test_a_valid_cycle_beside_invalid_ones_is_drawn(root: Path, db: Path, tmp_pa
     assert warehouse("ingest", root, db=db) == 0
     assert warehouse("report", "-o", tmp_path / "r.html", db=db) == 0
     found = Page(tmp_path / "r.html")
-    assert "No valid cycle" not in found.text
+    assert "No cycle counts" not in found.text
     assert len(found.table("campaigns")) == 2

@@ -302,7 +302,7 @@ class TestBest:
             save(root, make_result(number, energy_j=energy_j, config=config, prompts_sha256="5c" * 32, study="s"))
         ingested(root, db)
         found = made(db, target).text
-        return " ".join(found.partition("Shortest TTFT, mean (ms)")[2].partition("Figures by configuration")[0].split())
+        return " ".join(found.partition("Shortest TTFT mean (ms)")[2].partition("Figures by configuration")[0].split())
 
     def test_the_next_is_told(self, root: Path, db: Path, target: Path) -> None:
         assert "1.000 no intervalstub · batch 1next: 50 % more" in self.table(root, db, target, (30.0, 45.0))
@@ -334,7 +334,7 @@ class TestBest:
         ingested(root, db)
         page = made(db, target, "--all")
         found = " ".join(
-            page.text.partition("Shortest TTFT, mean (ms)")[2].partition("Figures by configuration")[0].split()
+            page.text.partition("Shortest TTFT mean (ms)")[2].partition("Figures by configuration")[0].split()
         )
         assert (
             found.count("next: 50 % more") == found.count("next: 100 % more") == found.count("Test CPU simulated2") == 1

@@ -75,7 +75,7 @@ def test_paper_says_what_was_chosen(new_page: NewPage, report: Path) -> None:
     page.emulate_media(media="print")
     assert not advice.is_visible()
     for name, said in (
-        ("rank-by", "Order by: output tokens per second, most first; 1 to 2 of 2 ticked"),
+        ("rank-by", "Order by: output tokens/s, most first; 1 to 2 of 2 ticked"),
         ("work", "Work: org/large-8b, 40 prompts, at most 10 output tokens - 20 configurations"),
         ("trace", f"Run: {run}"),
     ):

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from images.contract.config import ExperimentConfig
 from tests.warehouse.report.opened import NewPage, Opened
+from tests.warehouse.report.pages import Page
 from tests.warehouse.results import make_result, save, save_failure, warehouse
 
 
@@ -72,3 +73,15 @@ def test_a_digest_is_no_column_of_single_letters_on_a_phone(new_page: NewPage, r
     )
     assert heights
     assert max(heights) <= 100
+
+
+@pytest.mark.parametrize(
+    ("most_j", "told"), [(35.0, "2.9 % more"), (37.3, "9.7 % more"), (37.5, "1.1 times as much"), (680.0, "20 times")]
+)
+def test_a_small_difference_is_told_in_percent(root: Path, db: Path, tmp_path: Path, most_j: float, told: str) -> None:
+    for number, energy_j in enumerate((34.0, most_j), start=1):
+        config = ExperimentConfig(backend="stub", batch_size=number)
+        save(root, make_result(number, energy_j=energy_j, config=config, study="s"))
+    assert warehouse("ingest", root, db=db) == 0
+    assert warehouse("report", "-o", tmp_path / "r.html", db=db) == 0
+    assert f"J (stub · batch 2), {told}" in Page(tmp_path / "r.html").text
