@@ -26,14 +26,43 @@ def scale_of(values: Sequence[float | None]) -> alt.Scale:
     return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)
 
 
+def intervals(
+    base: alt.Chart, key: str, along: alt.X | alt.Y, *, wide: bool, channels: dict[str, Any], **of_marks: Any
+) -> alt.LayerChart:
+    """A line from the lower to the upper bound of each interval.
+
+    A logarithmic axis has no place for a bound that is not above 0, as intervals of few cycles may have: their lines
+    begin at its low end, which they do not move.
+
+    Args:
+        along: channel of the upper bounds.
+        wide: whether its axis is logarithmic.
+        channels: other channels.
+        of_marks: properties of the lines.
+    """
+    low, place = f"{key}_lo", "x" if isinstance(along, alt.X) else "y"
+    known = base.transform_filter(f"isValid(datum.{low})")
+
+    def ruled(those: alt.Chart, begin: Any) -> alt.Chart:
+        lines: alt.Chart = those.mark_rule(aria=False, **of_marks).encode(
+            **{place: along, f"{place}2": begin}, **channels
+        )
+        return lines
+
+    whole = ruled(known.transform_filter(f"datum.{low} > 0") if wide else known, f"{low}:Q")
+    beyond = ruled(known.transform_filter(f"datum.{low} <= 0"), alt.value(0 if place == "x" else "height"))
+    found: alt.LayerChart = alt.LayerChart(layer=[whole, beyond] if wide else [whole])
+    return found
+
+
 def axis_title(name: str, scale: alt.Scale) -> str:
     """What is on an axis, and if it is logarithmic."""
-    return f"{name} (log)" if _is_log(scale) else name
+    return f"{name} (log)" if is_log(scale) else name
 
 
 def number_axis(scale: alt.Scale | None = None, place: Place = "x") -> alt.Axis:
     """With labels up to both ends, also where it is logarithmic."""
-    if scale is None or not _is_log(scale):
+    if scale is None or not is_log(scale):
         return alt.Axis(format=_FORMAT, labelOverlap=True, tickCount=6, labelFlush=True)
     return log_axis(f"format(datum.value, '{_FORMAT}')", place)
 
@@ -70,7 +99,8 @@ def _even_steps(place: Place) -> str:
     return f"sequence(ceil({low} / {step}) * {step}, {high}, {step})"
 
 
-def _is_log(scale: alt.Scale) -> bool:
+def is_log(scale: alt.Scale) -> bool:
+    """Whether a scale of `scale_of` is logarithmic."""
     kind: Any = scale.type
     return bool(kind == "log")
 

@@ -80,12 +80,7 @@ def logarithmic(campaigns: Sequence[Row], key: str) -> list[bool]:
     drawn = [
         row for row in campaigns if row["work"] is not None and None not in (row["energy_mean"], row[f"{key}_mean"])
     ]
-    return [is_logarithmic(ends(one, drawn)) for one in (key, "energy")]
-
-
-def ends(key: str, rows: Sequence[Row]) -> list[float | None]:
-    """Means and where their intervals begin: of few cycles that may be below 0, which a logarithm has no place for."""
-    return [row[f"{key}{end}"] for row in rows for end in ("_mean", "_lo")]
+    return [is_logarithmic(row[f"{one}_mean"] for row in drawn) for one in (key, "energy")]
 
 
 def _name_front(rows: Sequence[Row], key: str, is_log: Sequence[bool]) -> None:
@@ -121,13 +116,17 @@ def _ends_of(front: Sequence[Row]) -> list[int]:
 
 
 def _places(front: Sequence[Row], rows: Sequence[Row], key: str, log: bool) -> list[float]:
-    """Where the points of a front are on an axis that holds all rows with their intervals, from 0 to 1."""
+    """Where the points of a front are on an axis that holds all rows with their intervals, from 0 to 1.
+
+    Without the bounds that a logarithm has no place for.
+    """
 
     def on_axis(value: float) -> float:
         return math.log(value) if log else value
 
     drawn = [value for row in rows for end in ("mean", "lo", "hi") if (value := row[f"{key}_{end}"]) is not None]
-    low, high = on_axis(min(drawn)), on_axis(max(drawn))
+    placed = [on_axis(value) for value in drawn if value > 0 or not log]
+    low, high = min(placed), max(placed)
     return [(on_axis(row[f"{key}_mean"]) - low) / ((high - low) or 1.0) for row in front]
 
 
