@@ -10,7 +10,9 @@ import altair as alt
 from warehouse.report.theme import is_logarithmic
 
 Place = Literal["x", "y"]
-_FORMAT = ",.5~g"
+# Never an exponent, and as many digits as tell the labels apart however far it is zoomed: the twelfth is only there to
+# leave out what a computer adds.
+_FORMAT = ",.12~r"
 # Zoomed in this far, a logarithmic axis has even steps: there are too few round numbers between its ends.
 _EVEN_BELOW = 6
 _APART = 4

@@ -8,11 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
+import altair as alt
 import pytest
 import vl_convert as vlc
 
 from tests.warehouse.report.opened import NewPage, Opened
 from warehouse.database import reading
+from warehouse.report.axes import number_axis, scale_of
 from warehouse.report.charts import Chart
 from warehouse.report.data import ReportData, read_report
 from warehouse.report.gallery import gallery, static_spec
@@ -69,6 +71,19 @@ def test_a_logarithmic_axis_says_so_and_has_labels_up_to_its_end(
                     assert len(labels) >= 3, chart.name
                     assert high / labels[-1] < farthest, (chart.name, low, high, labels)
     assert kinds == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "label"), [(2.0, 2e6, "100,000"), (1e5, 4e5, "200,000"), (1e-5, 1e-3, "0.0001")]
+)
+def test_no_label_has_an_exponent(low: float, high: float, label: str) -> None:
+    scale = scale_of([low, high])
+    axis = alt.X("value:Q", scale=scale, axis=number_axis(scale))
+    points = alt.Chart(alt.InlineData([{"value": low}, {"value": high}]), width=640).mark_point(aria=False)
+    svg = vlc.vegalite_to_svg(points.encode(x=axis).to_dict(), vl_version=VEGA_LITE)
+    labels = re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+    assert label in labels
+    assert [one for one in labels if "e" in one and one != "value"] == []
 
 
 @pytest.mark.browser
