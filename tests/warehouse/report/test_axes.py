@@ -13,6 +13,7 @@ import pytest
 import vl_convert as vlc
 
 from tests.warehouse.report.opened import NewPage, Opened
+from tests.warehouse.results import make_result, save, warehouse
 from warehouse.database import reading
 from warehouse.report.axes import number_axis, scale_of
 from warehouse.report.charts import Chart
@@ -84,6 +85,22 @@ def test_no_label_has_an_exponent(low: float, high: float, label: str) -> None:
     labels = re.findall(r"<text[^>]*>([^<]+)</text>", svg)
     assert label in labels
     assert [one for one in labels if "e" in one and one != "value"] == []
+
+
+@pytest.mark.parametrize("name", ["drift-cycle", "drift-time"])
+def test_cycles_at_round_numbers_away_from_their_mean_are_drawn_whole(root: Path, db: Path, name: str) -> None:
+    for cycle, energy_j in ((1, 90.0), (2, 110.0)):
+        save(root, make_result(cycle, energy_j=energy_j, cycle=cycle, study="s"))
+    assert warehouse("ingest", root, db=db) == 0
+    with reading(db, 5) as connection:
+        data = read_report(connection, db, [], include_all=False, made_at=datetime.now(UTC))
+    chart = next(one for one in gallery(data) if isinstance(one, Chart) and one.name == name)
+    svg = vlc.vegalite_to_svg(static_spec(chart, data), vl_version=VEGA_LITE)
+    points = re.search(r'class="mark-symbol role-mark.*?</g>', svg, flags=re.DOTALL)
+    assert points is not None
+    places = [float(y) for y in re.findall(r"translate\([-\d.]+,([-\d.]+)\)", points[0])]
+    assert len(places) == 2
+    assert 4 <= min(places) < max(places) <= chart.spec["height"] - 4
 
 
 @pytest.mark.browser
