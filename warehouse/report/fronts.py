@@ -51,11 +51,11 @@ def _in_order(rows: Sequence[Row], key: str, sign: int) -> list[tuple[tuple[floa
 def name_fronts(campaigns: Sequence[Row], keys: Sequence[str]) -> None:
     """Give each row ``speed_name`` and so on for all `keys`: what it is called on the front, None if there is no room.
 
-    ``speed_above``: whether its name stands above its point. And ``short``: what it can be called on the front of any
-    part of its work.
+    ``speed_above``: whether its name stands above its point. And ``short``: what it is called on the front of any part
+    of its work, so that it keeps its name whatever filters leave.
 
-    Of each kind of work both ends come first, and always have names, then from the end of least energy on whatever has
-    room.
+    Of each kind of work both ends come first, and those of the measured front always have names; then both ends of the
+    simulated front, then from the end of least energy on whatever has room.
     """
     of_any: dict[int | None, list[Row]] = defaultdict(list)
     for row in campaigns:
@@ -104,9 +104,8 @@ def _name_front(rows: Sequence[Row], key: str, is_log: Sequence[bool]) -> None:
                 chosen[at] = name
                 front[at][f"{key}_above"] = side > 0
                 break
-    # Told apart also from those on the front that have no name.
-    for at, words in enumerate(short_labels(front, rows)):
-        front[at][f"{key}_name"] = words if at in chosen else None
+    for at in chosen:
+        front[at][f"{key}_name"] = front[at]["short"]
 
 
 def _ends_of(front: Sequence[Row]) -> list[int]:

@@ -170,8 +170,10 @@ def test_the_page_and_the_report_have_one_rule_of_names(opened: Opened) -> None:
     settings = ("model", "dtype", "processes", "study", "experiment", "driver", "image", "limit", "commit", "hash")
     for spread in (0.001, 0.03, 1.0, 1000.0):
         made = [
-            {"c": at, "id": f"{at}", "work": 0, "simulated": at % 3 == 0, "batch": at, "backend": "b", "hardware": "h"}
-            | dict.fromkeys(settings)
+            dict.fromkeys(settings)
+            | {"c": at, "id": f"{at}", "work": 0, "simulated": at % 3 == 0, "hardware": "h"}
+            # Only one of two with the same batch size may be on the front.
+            | {"batch": at // 2, "backend": "ab"[at % 2]}
             for at in range(30)
         ]
         for at, row in enumerate(made):
@@ -181,17 +183,19 @@ def test_the_page_and_the_report_have_one_rule_of_names(opened: Opened) -> None:
         mark_fronts(made, {"ttft": 1})
         name_fronts(made, ("ttft",))
         assert logarithmic(made, "ttft") == [spread == 1000.0] * 2
-        assert sum(row["ttft_name"] is not None for row in made) >= 2
+        named = {str(row["ttft_name"]): row["simulated"] for row in made if row["ttft_name"] is not None}
+        assert len(named) >= 2
+        assert all(name.endswith(" · simulated") == simulated for name, simulated in named.items())
         on_page = opened.page.evaluate(
             """([rows, logarithmic]) => {
               about.fronts.logarithmic.ttft = logarithmic;
               nameFront(rows, 'ttft');
-              return rows.map(row => [row.c, row.ttft_name !== null, !!row.ttft_name && !!row.ttft_above]);
+              return rows.map(row => [row.c, row.ttft_name, !!row.ttft_name && !!row.ttft_above]);
             }""",
             [[{**row, "ttft_name": None, "ttft_above": 0} for row in made], logarithmic(made, "ttft")],
         )
         assert on_page == [
-            [row["c"], row["ttft_name"] is not None, row["ttft_name"] is not None and row["ttft_above"]] for row in made
+            [row["c"], row["ttft_name"], row["ttft_name"] is not None and row["ttft_above"]] for row in made
         ]
 
 
