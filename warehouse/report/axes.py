@@ -88,7 +88,7 @@ def log_axis(label: str, place: Place = "x") -> alt.Axis:
 
 def percent_axis() -> alt.Axis:
     """Of parts, as differences."""
-    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+.3~r') + ' %'"
+    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+,.8~r') + ' %'"
     return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
 
 

@@ -16,7 +16,7 @@ _LINE = 44
 _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], DARK[1])}
 _SHAPES = {PAIRED: "circle", WELCH: "diamond"}
 _AXIS = "change from A to B (B/A - 1) (log)"
-_PERCENT = "abs(datum.value - 1) < 1e-9 ? 'as A' : format(100 * (datum.value - 1), '+,.3~r') + ' %'"
+_PERCENT = "abs(datum.value - 1) < 1e-9 ? 'as A' : format(100 * (datum.value - 1), '+,.8~r') + ' %'"
 _FIELDS = (
     *(
         "pair",

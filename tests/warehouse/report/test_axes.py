@@ -15,7 +15,7 @@ import vl_convert as vlc
 from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import make_result, save, warehouse
 from warehouse.database import reading
-from warehouse.report.axes import number_axis, scale_of
+from warehouse.report.axes import number_axis, percent_axis, scale_of
 from warehouse.report.charts import Chart
 from warehouse.report.data import ReportData, read_report
 from warehouse.report.gallery import gallery, static_spec
@@ -108,14 +108,23 @@ def test_cycles_at_round_numbers_away_from_their_mean_are_drawn_whole(root: Path
 def test_a_logarithmic_axis_has_labels_however_far_it_is_zoomed(new_page: NewPage, report: Path) -> None:
     opened = Opened(new_page(), report)
     # The second goes over a power of ten.
-    for low, high in ((0.02, 0.9), (0.08, 0.4), (0.31, 0.36)):
+    for low, high in ((0.02, 0.9), (0.08, 0.4), (0.31, 0.36), (0.3333, 0.3334), (0.333331, 0.333332)):
         shown = f"views.energy.signal('zoom_energy', [{low}, {high}]).runAsync().then(() => null)"
         opened.page.evaluate(shown)
         domain, labels = opened.page.evaluate(_LABELS, "energy")
-        assert domain == pytest.approx([low, high])
-        assert len(labels) >= 3
+        assert domain == pytest.approx([low, high], rel=1e-9)
+        assert len(set(labels)) == len(labels) >= 3
         assert low <= min(labels) < max(labels) <= high
         if high / low < 6:
             steps = [b - a for a, b in pairwise(sorted(labels))]
             assert steps == pytest.approx([steps[0]] * len(steps)), labels
     assert opened.wrong == []
+
+
+def test_steps_of_less_than_a_thousandth_of_a_percentage_have_labels_of_their_own() -> None:
+    axis = alt.X("value:Q", axis=percent_axis(), scale=alt.Scale(domain=[0.1234, 0.12341], nice=False))
+    points = alt.Chart(alt.InlineData([{"value": 0.1234}]), width=640).mark_point(aria=False).encode(x=axis)
+    svg = vlc.vegalite_to_svg(points.to_dict(), vl_version=VEGA_LITE)
+    labels = re.findall(r"<text[^>]*>(\+[^<]+ %)</text>", svg)
+    assert len(set(labels)) == len(labels) >= 3
+    assert "+12.3402 %" in labels
