@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -29,7 +29,13 @@ def scale_of(values: Sequence[float | None]) -> alt.Scale:
 
 
 def intervals(
-    base: alt.Chart, key: str, along: alt.X | alt.Y, *, wide: bool, channels: dict[str, Any], **of_marks: Any
+    base: alt.Chart,
+    key: str,
+    along: Callable[[str], alt.X | alt.Y],
+    *,
+    wide: bool,
+    channels: dict[str, Any],
+    **of_marks: Any,
 ) -> alt.LayerChart:
     """A line from the lower to the upper bound of each interval.
 
@@ -37,23 +43,26 @@ def intervals(
     begin at its low end, which they do not move.
 
     Args:
-        along: channel of the upper bounds.
+        along: channel of a field on the axis.
         wide: whether its axis is logarithmic.
         channels: other channels.
         of_marks: properties of the lines.
     """
-    low, place = f"{key}_lo", "x" if isinstance(along, alt.X) else "y"
+    low, high = f"{key}_lo", f"{key}_hi"
+    place = "x" if isinstance(along(low), alt.X) else "y"
     known = base.transform_filter(f"isValid(datum.{low})")
 
-    def ruled(those: alt.Chart, begin: Any) -> alt.Chart:
-        lines: alt.Chart = those.mark_rule(aria=False, **of_marks).encode(
-            **{place: along, f"{place}2": begin}, **channels
-        )
+    def ruled(those: alt.Chart, ends: dict[str, Any]) -> alt.Chart:
+        lines: alt.Chart = those.mark_rule(aria=False, **of_marks).encode(**ends, **channels)
         return lines
 
-    whole = ruled(known.transform_filter(f"datum.{low} > 0") if wide else known, f"{low}:Q")
-    beyond = ruled(known.transform_filter(f"datum.{low} <= 0"), alt.value(0 if place == "x" else "height"))
-    found: alt.LayerChart = alt.LayerChart(layer=[whole, beyond] if wide else [whole])
+    above = known.transform_filter(f"datum.{low} > 0") if wide else known
+    layers = [ruled(above, {place: along(low), f"{place}2": f"{high}:Q"})]
+    if wide:
+        low_end = alt.value(0 if place == "x" else "height")
+        below = known.transform_filter(f"datum.{low} <= 0")
+        layers.append(ruled(below, {place: along(high), f"{place}2": low_end}))
+    found: alt.LayerChart = alt.LayerChart(layer=layers)
     return found
 
 

@@ -150,7 +150,7 @@ def _metric_marks(metric: Metric, data: ReportData) -> alt.LayerChart:
     bars = intervals(
         means,
         key,
-        along(f"{key}_hi"),
+        along,
         wide=is_log(scale),
         channels={"y": rows, "color": colour},
         strokeWidth=2.5,

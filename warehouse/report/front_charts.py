@@ -88,10 +88,15 @@ def _marks(other: Metric, data: ReportData) -> alt.LayerChart:
     faded = on_front.then(alt.value(1)).otherwise(alt.value(0.45))
     colour = backend_colour(backends)
     shared: dict[str, Any] = {"color": colour, "opacity": bars}
-    high_x = alt.X(f"{key}_hi:Q", title=x_title, scale=x_scale)
-    high_y = alt.Y("energy_hi:Q", title=y_title, scale=y_scale)
-    across = intervals(base, key, high_x, wide=is_log(x_scale), channels={"y": y} | shared)
-    upright = intervals(base, "energy", high_y, wide=is_log(y_scale), channels={"x": x} | shared)
+
+    def on_x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title=x_title, scale=x_scale)
+
+    def on_y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=y_title, scale=y_scale)
+
+    across = intervals(base, key, on_x, wide=is_log(x_scale), channels={"y": y} | shared)
+    upright = intervals(base, "energy", on_y, wide=is_log(y_scale), channels={"x": x} | shared)
     drawn = points.encode(color=colour, opacity=faded).add_params(zoom("x", "y"))
     marks: alt.LayerChart = _line(base, other, x, y) + across + upright + drawn + _names(other, x, y)
     return marks
