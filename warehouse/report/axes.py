@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -10,7 +10,9 @@ import altair as alt
 from warehouse.report.theme import is_logarithmic
 
 Place = Literal["x", "y"]
-_FORMAT = ",.5~g"
+# Never an exponent, and as many digits as tell the labels apart however far it is zoomed: the twelfth is only there to
+# leave out what a computer adds.
+_FORMAT = ",.12~r"
 # Zoomed in this far, a logarithmic axis has even steps: there are too few round numbers between its ends.
 _EVEN_BELOW = 6
 _APART = 4
@@ -26,14 +28,52 @@ def scale_of(values: Sequence[float | None]) -> alt.Scale:
     return alt.Scale(type="log" if wide else "linear", zero=alt.Undefined if wide else False, nice=not wide, padding=8)
 
 
+def intervals(
+    base: alt.Chart,
+    key: str,
+    along: Callable[[str], alt.X | alt.Y],
+    *,
+    wide: bool,
+    channels: dict[str, Any],
+    **of_marks: Any,
+) -> alt.LayerChart:
+    """A line from the lower to the upper bound of each interval.
+
+    A logarithmic axis has no place for a bound that is not above 0, as intervals of few cycles may have: their lines
+    begin at its low end, which they do not move.
+
+    Args:
+        along: channel of a field on the axis.
+        wide: whether its axis is logarithmic.
+        channels: other channels.
+        of_marks: properties of the lines.
+    """
+    low, high = f"{key}_lo", f"{key}_hi"
+    place = "x" if isinstance(along(low), alt.X) else "y"
+    known = base.transform_filter(f"isValid(datum.{low})")
+
+    def ruled(those: alt.Chart, ends: dict[str, Any]) -> alt.Chart:
+        lines: alt.Chart = those.mark_rule(aria=False, **of_marks).encode(**ends, **channels)
+        return lines
+
+    above = known.transform_filter(f"datum.{low} > 0") if wide else known
+    layers = [ruled(above, {place: along(low), f"{place}2": f"{high}:Q"})]
+    if wide:
+        low_end = alt.value(0 if place == "x" else "height")
+        below = known.transform_filter(f"datum.{low} <= 0")
+        layers.append(ruled(below, {place: along(high), f"{place}2": low_end}))
+    found: alt.LayerChart = alt.LayerChart(layer=layers)
+    return found
+
+
 def axis_title(name: str, scale: alt.Scale) -> str:
     """What is on an axis, and if it is logarithmic."""
-    return f"{name} (log)" if _is_log(scale) else name
+    return f"{name} (log)" if is_log(scale) else name
 
 
 def number_axis(scale: alt.Scale | None = None, place: Place = "x") -> alt.Axis:
     """With labels up to both ends, also where it is logarithmic."""
-    if scale is None or not _is_log(scale):
+    if scale is None or not is_log(scale):
         return alt.Axis(format=_FORMAT, labelOverlap=True, tickCount=6, labelFlush=True)
     return log_axis(f"format(datum.value, '{_FORMAT}')", place)
 
@@ -57,7 +97,7 @@ def log_axis(label: str, place: Place = "x") -> alt.Axis:
 
 def percent_axis() -> alt.Axis:
     """Of parts, as differences."""
-    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+.3~r') + ' %'"
+    text = "datum.value == 0 ? '0 %' : format(100 * datum.value, '+,.8~r') + ' %'"
     return alt.Axis(labelExpr=text, labelOverlap=True, tickCount=6, labelFlush=True)
 
 
@@ -70,7 +110,8 @@ def _even_steps(place: Place) -> str:
     return f"sequence(ceil({low} / {step}) * {step}, {high}, {step})"
 
 
-def _is_log(scale: alt.Scale) -> bool:
+def is_log(scale: alt.Scale) -> bool:
+    """Whether a scale of `scale_of` is logarithmic."""
     kind: Any = scale.type
     return bool(kind == "log")
 

@@ -12,9 +12,8 @@ from typing import Any
 import altair as alt
 
 from warehouse.numerals import counted, rough
-from warehouse.report.axes import axis_title, number_axis, scale_of
+from warehouse.report.axes import axis_title, intervals, is_log, number_axis, scale_of
 from warehouse.report.data import METRICS, Metric, ReportData, Row
-from warehouse.report.fronts import ends
 from warehouse.report.labels import LINE_HEIGHT, lines_of
 from warehouse.report.theme import (
     CARD,
@@ -128,7 +127,7 @@ def _metric_marks(metric: Metric, data: ReportData) -> alt.LayerChart:
     key = metric.key
     backends = ordered_backends(row["backend"] for row in data.campaigns)
     colour = backend_colour(backends)
-    scale = scale_of(ends(key, data.campaigns) + [row[key] for row in data.cycles])
+    scale = scale_of([row[f"{key}_mean"] for row in data.campaigns] + [row[key] for row in data.cycles])
 
     def along(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title=axis_title(metric.axis, scale), scale=scale, axis=number_axis(scale))
@@ -152,10 +151,14 @@ def _metric_marks(metric: Metric, data: ReportData) -> alt.LayerChart:
         )
         .add_params(zoom("x"))
     )
-    bars = (
-        means.mark_rule(strokeWidth=2.5, yOffset=lowered(4, _STEP), aria=False)
-        .encode(x=along(f"{key}_lo"), x2=f"{key}_hi:Q", y=rows, color=colour)
-        .transform_filter(f"isValid(datum.{key}_lo)")
+    bars = intervals(
+        means,
+        key,
+        along,
+        wide=is_log(scale),
+        channels={"y": rows, "color": colour},
+        strokeWidth=2.5,
+        yOffset=lowered(4, _STEP),
     )
     points = means.mark_point(filled=True, size=75, opacity=1, yOffset=lowered(4, _STEP), aria=False).encode(
         x=along(f"{key}_mean"),

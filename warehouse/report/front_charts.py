@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from warehouse.report.axes import axis_title, number_axis, scale_of
+from warehouse.report.axes import axis_title, intervals, is_log, number_axis, scale_of
 from warehouse.report.charts import (
     SETTINGS,
     Chart,
@@ -16,7 +16,7 @@ from warehouse.report.charts import (
     settings_tooltip,
 )
 from warehouse.report.data import METRICS, Metric, ReportData, Row
-from warehouse.report.fronts import BESIDE, ends
+from warehouse.report.fronts import BESIDE
 from warehouse.report.labels import LETTER
 from warehouse.report.theme import CARD, INK, SOFT, backend_colour, backend_shape, ordered_backends, themed, zoom
 
@@ -61,7 +61,7 @@ def _marks(other: Metric, data: ReportData) -> alt.LayerChart:
     """The front's line, the intervals of both figures, the points, and the names of those on the front."""
     energy, key = METRICS[0], other.key
     compared = [row for row in data.campaigns if comparable(row, other)]
-    x_scale, y_scale = (scale_of(ends(one, compared)) for one in (key, "energy"))
+    x_scale, y_scale = (scale_of([row[f"{one}_mean"] for row in compared]) for one in (key, "energy"))
     y_scale.padding = _MARGIN
     x_title, y_title = axis_title(other.axis, x_scale), axis_title(energy.axis, y_scale)
     x = alt.X(f"{key}_mean:Q", title=x_title, scale=x_scale, axis=number_axis(x_scale))
@@ -69,16 +69,6 @@ def _marks(other: Metric, data: ReportData) -> alt.LayerChart:
     base = alt.Chart(alt.NamedData("campaigns"))
     backends = ordered_backends(row["backend"] for row in data.campaigns)
     on_front = alt.when(f"datum.{key}_front")
-    across = (
-        base.transform_filter(f"isValid(datum.{key}_lo)")
-        .mark_rule(aria=False)
-        .encode(x=alt.X(f"{key}_lo:Q", title=x_title, scale=x_scale), x2=f"{key}_hi:Q", y=y)
-    )
-    upright = (
-        base.transform_filter("isValid(datum.energy_lo)")
-        .mark_rule(aria=False)
-        .encode(x=x, y=alt.Y("energy_lo:Q", title=y_title, scale=y_scale), y2="energy_hi:Q")
-    )
     points = base.mark_point(filled=True, aria=False).encode(
         x=x,
         y=y,
@@ -96,11 +86,19 @@ def _marks(other: Metric, data: ReportData) -> alt.LayerChart:
     # Where there are hundreds, their intervals would hide the points.
     bars = on_front.then(alt.value(1)).otherwise(alt.value(0.45 if len(compared) < 60 else 0.1))
     faded = on_front.then(alt.value(1)).otherwise(alt.value(0.45))
-    coloured = [
-        one.encode(color=backend_colour(backends), opacity=opacity)
-        for one, opacity in ((across, bars), (upright, bars), (points.add_params(zoom("x", "y")), faded))
-    ]
-    marks: alt.LayerChart = _line(base, other, x, y) + coloured[0] + coloured[1] + coloured[2] + _names(other, x, y)
+    colour = backend_colour(backends)
+    shared: dict[str, Any] = {"color": colour, "opacity": bars}
+
+    def on_x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title=x_title, scale=x_scale)
+
+    def on_y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=y_title, scale=y_scale)
+
+    across = intervals(base, key, on_x, wide=is_log(x_scale), channels={"y": y} | shared)
+    upright = intervals(base, "energy", on_y, wide=is_log(y_scale), channels={"x": x} | shared)
+    drawn = points.encode(color=colour, opacity=faded).add_params(zoom("x", "y"))
+    marks: alt.LayerChart = _line(base, other, x, y) + across + upright + drawn + _names(other, x, y)
     return marks
 
 

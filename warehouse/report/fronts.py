@@ -51,11 +51,11 @@ def _in_order(rows: Sequence[Row], key: str, sign: int) -> list[tuple[tuple[floa
 def name_fronts(campaigns: Sequence[Row], keys: Sequence[str]) -> None:
     """Give each row ``speed_name`` and so on for all `keys`: what it is called on the front, None if there is no room.
 
-    ``speed_above``: whether its name stands above its point. And ``short``: what it can be called on the front of any
-    part of its work.
+    ``speed_above``: whether its name stands above its point. And ``short``: what it is called on the front of any part
+    of its work, so that it keeps its name whatever filters leave.
 
-    Of each kind of work both ends come first, and always have names, then from the end of least energy on whatever has
-    room.
+    Of each kind of work both ends come first, and those of the measured front always have names; then both ends of the
+    simulated front, then from the end of least energy on whatever has room.
     """
     of_any: dict[int | None, list[Row]] = defaultdict(list)
     for row in campaigns:
@@ -80,12 +80,7 @@ def logarithmic(campaigns: Sequence[Row], key: str) -> list[bool]:
     drawn = [
         row for row in campaigns if row["work"] is not None and None not in (row["energy_mean"], row[f"{key}_mean"])
     ]
-    return [is_logarithmic(ends(one, drawn)) for one in (key, "energy")]
-
-
-def ends(key: str, rows: Sequence[Row]) -> list[float | None]:
-    """Means and where their intervals begin: of few cycles that may be below 0, which a logarithm has no place for."""
-    return [row[f"{key}{end}"] for row in rows for end in ("_mean", "_lo")]
+    return [is_logarithmic(row[f"{one}_mean"] for row in drawn) for one in (key, "energy")]
 
 
 def _name_front(rows: Sequence[Row], key: str, is_log: Sequence[bool]) -> None:
@@ -109,9 +104,8 @@ def _name_front(rows: Sequence[Row], key: str, is_log: Sequence[bool]) -> None:
                 chosen[at] = name
                 front[at][f"{key}_above"] = side > 0
                 break
-    # Told apart also from those on the front that have no name.
-    for at, words in enumerate(short_labels(front, rows)):
-        front[at][f"{key}_name"] = words if at in chosen else None
+    for at in chosen:
+        front[at][f"{key}_name"] = front[at]["short"]
 
 
 def _ends_of(front: Sequence[Row]) -> list[int]:
@@ -121,13 +115,17 @@ def _ends_of(front: Sequence[Row]) -> list[int]:
 
 
 def _places(front: Sequence[Row], rows: Sequence[Row], key: str, log: bool) -> list[float]:
-    """Where the points of a front are on an axis that holds all rows with their intervals, from 0 to 1."""
+    """Where the points of a front are on an axis that holds all rows with their intervals, from 0 to 1.
+
+    Without the bounds that a logarithm has no place for.
+    """
 
     def on_axis(value: float) -> float:
         return math.log(value) if log else value
 
     drawn = [value for row in rows for end in ("mean", "lo", "hi") if (value := row[f"{key}_{end}"]) is not None]
-    low, high = on_axis(min(drawn)), on_axis(max(drawn))
+    placed = [on_axis(value) for value in drawn if value > 0 or not log]
+    low, high = min(placed), max(placed)
     return [(on_axis(row[f"{key}_mean"]) - low) / ((high - low) or 1.0) for row in front]
 
 

@@ -57,9 +57,10 @@ def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def short_labels(rows: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str, Any]]) -> list[str]:
     """Labels for a picture: what is special about these rows of those `among` which they are drawn.
 
-    Colour says the backend, so that it is only there if two would be called the same without it.
+    Colour says the backend, so that it is only there if two would be called the same without it. Nothing else says what
+    was simulated, so that it always does.
     """
-    names = ["batch", *(name for name in ("dtype", "processes", "hardware", "simulated") if _differs(name, among))]
+    names = ["batch", "simulated", *(name for name in ("dtype", "processes", "hardware") if _differs(name, among))]
     hardware = {row["hardware"] for row in among}
     is_enough = len({_kind(one) for one in hardware}) == len(hardware)
     words = {**_PARTS, "hardware": _kind if is_enough else _PARTS["hardware"]}

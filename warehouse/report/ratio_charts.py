@@ -17,8 +17,8 @@ _COLOURS = {SHOWN: (LIGHT[0], DARK[0]), NOT_SHOWN: SOFT, CONFOUNDED: (LIGHT[1], 
 _SHAPES = {PAIRED: "circle", WELCH: "diamond"}
 _AXIS = "change from A to B (log)"
 _CHANGE = (
-    "abs(datum.value - 1) < 1e-9 ? 'as A' : datum.value > 9.995 ? format(datum.value, ',.3~r') + ' times' : "
-    "format(100 * (datum.value - 1), '+,.3~r') + ' %'"
+    "abs(datum.value - 1) < 1e-9 ? 'as A' : datum.value > 9.995 ? format(datum.value, ',.8~r') + ' times' : "
+    "format(100 * (datum.value - 1), '+,.8~r') + ' %'"
 )
 _FIELDS = (
     *(

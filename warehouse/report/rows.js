@@ -130,7 +130,7 @@ function nameFront(rows, key) {
   const front = rows.filter(row => row[`${key}_front`]).sort((a, b) => a.energy_mean - b.energy_mean);
   const [across, upright] = [key, 'energy'].map((one, axis) => {
     const on = logarithmic[key][axis] ? Math.log : Number;
-    const drawn = rows.flatMap(row => [row[`${one}_mean`], row[`${one}_lo`], row[`${one}_hi`]]).filter(value => value !== null).map(on);
+    const drawn = rows.flatMap(row => [row[`${one}_mean`], row[`${one}_lo`], row[`${one}_hi`]]).filter(value => value !== null && (on === Number || value > 0)).map(on);
     const low = Math.min(...drawn), span = Math.max(...drawn) - low || 1;
     return row => (on(row[`${one}_mean`]) - low) / span;
   });

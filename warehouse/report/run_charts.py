@@ -85,7 +85,7 @@ def _drift_marks(over: str, metric: Metric, data: ReportData) -> alt.LayerChart:
         base.mark_point(filled=True, size=24, opacity=_opacity(len(data.cycles)), aria=False)
         .encode(
             x=_over_cycles() if over == "cycle" else _over_time(),
-            y=alt.Y("away:Q", title=axis, axis=percent_axis()),
+            y=alt.Y("away:Q", title=axis, scale=alt.Scale(nice=False, padding=8), axis=percent_axis()),
             color=backend_colour(backends),
             shape=backend_shape(backends),
             tooltip=[
@@ -159,7 +159,7 @@ def gpu_chart(data: ReportData) -> Chart:
     points = (
         base.mark_point(filled=True, size=60, opacity=1, aria=False)
         .encode(
-            x=alt.X("ratio:Q", title=axis, axis=percent_axis(), scale=alt.Scale(zero=True)),
+            x=alt.X("ratio:Q", title=axis, axis=percent_axis(), scale=alt.Scale(zero=True, nice=False, padding=8)),
             y=y,
             yOffset=offset,
             color=colour,

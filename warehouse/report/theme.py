@@ -57,7 +57,7 @@ def themed(pair: Sequence[str]) -> alt.ExprRef:
 
 
 def is_logarithmic(values: Iterable[float | None]) -> bool:
-    """Whether an axis is, by what is on it: all above 0 and far apart."""
+    """Whether an axis is, by what is on it: all above 0 and far apart. Bounds of intervals do not count."""
     known = [value for value in values if value is not None]
     return bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_FROM
 

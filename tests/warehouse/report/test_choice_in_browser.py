@@ -14,7 +14,7 @@ from images.contract.parts import EnergyBreakdown
 from tests.warehouse.report.measured import BACKENDS, N_EXPERIMENTS
 from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import make_result, save, warehouse
-from warehouse.report.fronts import mark_fronts, name_fronts
+from warehouse.report.fronts import logarithmic, mark_fronts, name_fronts
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -176,32 +176,37 @@ def test_the_page_and_the_report_have_one_rule_of_fronts(opened: Opened) -> None
 
 
 def test_the_page_and_the_report_have_one_rule_of_names(opened: Opened) -> None:
-    """Where ends lie together, too, and on axes of which the page has one kind."""
+    """Where ends lie together, too, and on logarithmic axes with intervals that reach below 0."""
     random = Random(2)
     settings = ("model", "dtype", "processes", "study", "experiment", "driver", "image", "limit", "commit", "hash")
-    for spread in (0.001, 0.03, 1.0):
+    for spread in (0.001, 0.03, 1.0, 1000.0):
         made = [
-            {"c": at, "id": f"{at}", "work": 0, "simulated": at % 3 == 0, "batch": at, "backend": "b", "hardware": "h"}
-            | dict.fromkeys(settings)
+            dict.fromkeys(settings)
+            | {"c": at, "id": f"{at}", "work": 0, "simulated": at % 3 == 0, "hardware": "h"}
+            # Only one of two with the same batch size may be on the front.
+            | {"batch": at // 2, "backend": "ab"[at % 2]}
             for at in range(30)
         ]
         for at, row in enumerate(made):
             for key, value in (("energy", 5 + random.random()), ("ttft", 5 + random.random())):
                 value = 5 + spread * (value - 5) if at else 9.0
-                row |= {f"{key}_mean": value, f"{key}_lo": None, f"{key}_hi": None}
+                row |= {f"{key}_mean": value, f"{key}_lo": 5 - spread, f"{key}_hi": 5 + spread}
         mark_fronts(made, {"ttft": 1})
         name_fronts(made, ("ttft",))
-        assert sum(row["ttft_name"] is not None for row in made) >= 2
+        assert logarithmic(made, "ttft") == [spread == 1000.0] * 2
+        named = {str(row["ttft_name"]): row["simulated"] for row in made if row["ttft_name"] is not None}
+        assert len(named) >= 2
+        assert all(name.endswith(" · simulated") == simulated for name, simulated in named.items())
         on_page = opened.page.evaluate(
-            """rows => {
-              about.fronts.logarithmic.ttft = [false, false];
+            """([rows, logarithmic]) => {
+              about.fronts.logarithmic.ttft = logarithmic;
               nameFront(rows, 'ttft');
-              return rows.map(row => [row.c, row.ttft_name !== null, !!row.ttft_name && !!row.ttft_above]);
+              return rows.map(row => [row.c, row.ttft_name, !!row.ttft_name && !!row.ttft_above]);
             }""",
-            [{**row, "ttft_name": None, "ttft_above": 0} for row in made],
+            [[{**row, "ttft_name": None, "ttft_above": 0} for row in made], logarithmic(made, "ttft")],
         )
         assert on_page == [
-            [row["c"], row["ttft_name"] is not None, row["ttft_name"] is not None and row["ttft_above"]] for row in made
+            [row["c"], row["ttft_name"], row["ttft_name"] is not None and row["ttft_above"]] for row in made
         ]
 
 

@@ -17,10 +17,12 @@ from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import make_result, rows, save, warehouse
 from warehouse.database import prepare, reading
-from warehouse.report.charts import rank_metric, ranking
+from warehouse.report.charts import Chart, rank_metric, ranking
 from warehouse.report.data import read_report
+from warehouse.report.gallery import gallery, static_spec
 from warehouse.report.pictures import MOST_WORKS, drawn, pictures_of
 from warehouse.report.runs import MOST_TRACES
+from warehouse.report.theme import VEGA_LITE
 
 _CHARTS = {
     *("energy", "speed", "ttft", "itl"),
@@ -322,6 +324,21 @@ def test_an_interval_that_reaches_below_zero_is_drawn_where_means_differ_by_much
     drawn = list((tmp_path / "pictures").glob("*.svg"))
     assert tmp_path / "pictures" / "energy.svg" in drawn
     assert [one.name for one in drawn if "NaN" in one.read_text(encoding="utf-8")] == []
+    with reading(db, 5) as connection:
+        data = read_report(connection, db, [], include_all=True, made_at=_NOW)
+    for chart in (one for one in gallery(data) if isinstance(one, Chart) and one.name in ("energy", "energy-speed")):
+        choices = range(len(data.works)) if chart.by else (0,)
+        svgs = [vlc.vegalite_to_svg(static_spec(chart, data, choice=at), vl_version=VEGA_LITE) for at in choices]
+        assert sum(_intervals(svg) for svg in svgs) == 3, "an interval each, none of no length"
+        assert all(
+            re.search(r"axis titled 'energy per output token \(J\) \(log\)' for a log scale", svg) for svg in svgs
+        )
+
+
+def _intervals(svg: str) -> int:
+    """How many of a chart's lines in a backend's colour have a length."""
+    lines = re.findall(r'<line ([^>]*)stroke="#(?:0068a3|a84600|00704f|993d7f|8a2be2|444444)', svg)
+    return len([one for one in lines if re.search(r'[xy]2="-?[1-9]', one)])
 
 
 def test_a_caption_counts_the_cycles_that_have_its_metric(root: Path, db: Path, tmp_path: Path) -> None:
