@@ -6,7 +6,7 @@ const CANVAS_FROM = 1000;
 const TABLE_ROWS = 200;
 const PRINTED_WIDTH = 540;
 // Of an axis, how many times as much can be seen as at first, and what part at least.
-const FARTHEST_OUT = 10, FARTHEST_IN = 0.001;
+const FARTHEST_OUT = 10, FARTHEST_IN = 1e-7;
 // Of a line's height on a screen, without what more lines of text take.
 const PRINTED_STEP = 0.85;
 const darkScheme = matchMedia('(prefers-color-scheme: dark)');
