@@ -21,7 +21,7 @@ _VARIES = (
     (re.compile(r"^(warnings: ).*"), r"\1CODES"),
     (re.compile(r"  \[[a-z0-9_, ]+\]$"), ""),
 )
-_FIGURE = re.compile(r"(?<![\w=-])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?(?: %)?(?![\w/])")
+_FIGURE = re.compile(r"(?<![\w=-])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?(?: %| times)?(?![\w/])")
 _MEASURED_ROW = re.compile(r"^\s*(?:[a-z_]+_per_second|[a-z]+_mean_ms|output tokens/s|total tokens/s|\w+ mean \(ms\)) ")
 _DECIMAL = re.compile(r"(?<![\w.])\d+(?:,\d{3})*\.\d+(?:e[+-]\d+)?(?![\w.])")
 
