@@ -61,7 +61,7 @@ def name_fronts(campaigns: Sequence[Row], keys: Sequence[str]) -> None:
     for row in campaigns:
         of_any[row["work"]].append(row)
     for work, rows in of_any.items():
-        names: Sequence[str | None] = [None] * len(rows) if work is None else short_labels(rows, rows)
+        names: Sequence[str | None] = [None] * len(rows) if work is None else short_labels(rows)
         for row, name in zip(rows, names, strict=True):
             row["short"] = name
     for key in keys:

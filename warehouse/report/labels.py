@@ -54,14 +54,14 @@ def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return _fitting(_told_apart(_plain(rows, names, _PARTS), rows), _LONGEST)
 
 
-def short_labels(rows: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Labels for a picture: what is special about these rows of those `among` which they are drawn.
+def short_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Labels for a picture: what is special about each of the rows that are drawn together.
 
     Colour says the backend, so that it is only there if two would be called the same without it. Nothing else says what
     was simulated, so that it always does.
     """
-    names = ["batch", "simulated", *(name for name in ("dtype", "processes", "hardware") if _differs(name, among))]
-    hardware = {row["hardware"] for row in among}
+    names = ["batch", "simulated", *(name for name in ("dtype", "processes", "hardware") if _differs(name, rows))]
+    hardware = {row["hardware"] for row in rows}
     is_enough = len({_kind(one) for one in hardware}) == len(hardware)
     words = {**_PARTS, "hardware": _kind if is_enough else _PARTS["hardware"]}
     for name in ("backend", "study"):

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests import chromium
+from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.measured import write_study
 from tests.warehouse.report.opened import PICTURES, NewPage
 from tests.warehouse.results import warehouse
@@ -31,6 +32,16 @@ def report(measured: Path) -> Path:
     target = measured.with_name("report.html")
     assert warehouse("report", "-o", target, db=measured) == 0
     return target
+
+
+@pytest.fixture(scope="session")
+def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the cookbook's year: few requests a cycle, and GPUs against their fellows in three figures."""
+    folder = tmp_path_factory.mktemp("year")
+    (folder / "results").mkdir()
+    write_year(folder / "results")
+    assert warehouse("ingest", folder / "results", db=folder / "w.duckdb") == 0
+    return folder / "w.duckdb"
 
 
 @pytest.fixture(scope="session")

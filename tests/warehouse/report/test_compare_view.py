@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from images.contract.config import ExperimentConfig
-from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.opened import Opened
 from tests.warehouse.report.pages import Page
 from tests.warehouse.results import make_result, rows, save, warehouse
@@ -21,16 +20,6 @@ from warehouse.report.comparing import CONFOUNDED, MOST_PAIRS, NOT_SHOWN, PAIRED
 
 _ENGINES = ("backend=pytorch", "backend=vllm", "--study", "batch-size")
 _PICTURES = Path(__file__).parents[3] / ".cache" / "report"
-
-
-@pytest.fixture(scope="module")
-def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the cookbook's year."""
-    folder = tmp_path_factory.mktemp("year")
-    (folder / "results").mkdir()
-    write_year(folder / "results")
-    assert warehouse("ingest", folder / "results", db=folder / "w.duckdb") == 0
-    return folder / "w.duckdb"
 
 
 def reported(db: Path, *arguments: str) -> Path:

@@ -121,12 +121,12 @@ def test_a_long_label_keeps_all_of_its_parts() -> None:
         assert len(label) <= 100
     assert len(set(labels)) == len(labels)
     # Where there is less room each part is still there.
-    for label, (_, gpu, study) in zip(short_labels(rows[:4], rows[:4]), settings, strict=False):
+    for label, (_, gpu, study) in zip(short_labels(rows[:4]), settings, strict=False):
         assert [part[:3] for part in label.split(" · ")] == ["bat", gpu.removeprefix("NVIDIA ")[:3], study[:3]]
 
 
 @pytest.mark.parametrize("place", ["beginning", "middle", "end", "number"])
-@pytest.mark.parametrize("labels_among", [labels_of, lambda rows: short_labels(rows, rows)])
+@pytest.mark.parametrize("labels_among", [labels_of, short_labels])
 def test_long_names_that_differ_somewhere_have_different_labels(place: str, labels_among: Any) -> None:
     at = {"beginning": (0, 180), "middle": (90, 90), "end": (180, 0), "number": (60, 120)}[place]
     names = [f"{'x' * at[0]}{number}{'y' * at[1]}" for number in range(30)]

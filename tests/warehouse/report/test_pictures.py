@@ -13,7 +13,6 @@ import pytest
 import vl_convert as vlc
 
 from images.contract.config import ExperimentConfig
-from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import make_result, rows, save, warehouse
 from warehouse.database import prepare, reading
@@ -37,16 +36,6 @@ def folder(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("pictures") / "new"
     assert warehouse("report", "--pictures", found, db=measured) == 0
     return found
-
-
-@pytest.fixture(scope="module")
-def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the cookbook: GPUs against their fellows in three figures."""
-    found = tmp_path_factory.mktemp("year")
-    (found / "results").mkdir()
-    write_year(found / "results")
-    assert warehouse("ingest", found / "results", db=found / "w.duckdb") == 0
-    return found / "w.duckdb"
 
 
 def _several(measured: Path) -> set[str]:

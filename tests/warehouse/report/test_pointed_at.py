@@ -6,20 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.warehouse.cookbook_data import write_year
 from tests.warehouse.report.opened import NewPage, Opened
 from tests.warehouse.results import warehouse
 
 
 @pytest.fixture(scope="module")
-def page_of_a_year(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_of_a_year(year: Path) -> Path:
     """Of cycles with few requests, and throughput on a logarithmic axis."""
-    folder = tmp_path_factory.mktemp("year")
-    (folder / "results").mkdir()
-    write_year(folder / "results")
-    warehouse("ingest", folder / "results", db=folder / "w.duckdb")
-    assert warehouse("report", "-o", folder / "r.html", db=folder / "w.duckdb") == 0
-    return folder / "r.html"
+    target = year.with_name("pointed-at.html")
+    assert warehouse("report", "-o", target, db=year) == 0
+    return target
 
 
 @pytest.mark.browser
